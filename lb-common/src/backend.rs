@@ -1,0 +1,56 @@
+//! The backend entry: all that the rewrite of a packet needs, in one cache line.
+
+use crate::{Address, abi};
+
+/// Entry of the backend map. Entry 0 is never used.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// Ethernet destination: MAC of the next hop.
+    pub next_hop_mac: [u8; 6],
+    /// Ethernet source: MAC of the interface the packet leaves by.
+    pub source_mac: [u8; 6],
+    /// Index of the interface the packet leaves by.
+    pub interface: u32,
+    /// RIP: the backend's own address.
+    pub address: Address,
+    /// In TUN mode the outer source address.
+    pub source: Address,
+    /// In NAT mode the backend's port, network byte order.
+    pub port: u16,
+    /// Largest IP packet in bytes that the path to the backend carries.
+    pub mtu: u16,
+    /// One of the [`mode`] constants.
+    pub mode: u8,
+    /// One of the [`state`] constants.
+    pub state: u8,
+    /// Zero.
+    pub padding: u16,
+    /// Rises when the backend dies or the entry is given to another backend.
+    /// A recorded flow of another generation counts as not recorded.
+    pub generation: u32,
+    /// [`crate::service::ServiceValue::id`] of the service it belongs to.
+    pub service: u32,
+}
+abi!(Backend, size = 64, align = 64);
+
+/// Forwarding modes.
+pub mod mode {
+    /// VS/DR: rewrite the MAC addresses.
+    pub const DR: u8 = 1;
+    /// VS/TUN: encapsulate in IP.
+    pub const TUN: u8 = 2;
+    /// VS/NAT: rewrite addresses and ports.
+    pub const NAT: u8 = 3;
+}
+
+/// States of a backend entry.
+pub mod state {
+    /// The entry belongs to nobody.
+    pub const FREE: u8 = 0;
+    /// Packets may be forwarded to it. Whether it gets new flows is for the
+    /// ring to say: a draining backend is alive and in no slot.
+    pub const ALIVE: u8 = 1;
+    /// Nothing is forwarded to it; its recorded flows count as not recorded.
+    pub const DEAD: u8 = 2;
+}
