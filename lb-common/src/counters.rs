@@ -59,8 +59,8 @@ drop_reasons! {
         "the backend entry asks for a forwarding mode that this program does not have";
     RingCorrupt = 6, "ring_corrupt",
         "a slot or a service points outside the maps: please report this";
-    IcmpNoFlow = 7, "icmp_no_flow",
-        "an ICMP error quotes a packet that belongs to no service";
+    NoInterface = 7, "no_interface",
+        "the backend's interface is not one that packets can be redirected to";
 }
 
 /// Number of drop reasons: the size of their map.

@@ -91,3 +91,19 @@ pub struct VipKey {
     pub vip: Address,
 }
 abi!(VipKey, size = 16, align = 4);
+
+/// Key of the set of MAC addresses that are the director's own.
+///
+/// XDP also sees frames that are for another host (a promiscuous interface, a
+/// switch that floods). Only those for the director are its to forward.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalMacKey {
+    /// Index of the interface on which frames for `mac` are ours.
+    pub interface: u32,
+    /// The MAC address.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub padding: u16,
+}
+abi!(LocalMacKey, size = 12, align = 4);

@@ -1,0 +1,89 @@
+//! Stage 5: the decision for a slot that is not settled. Pure.
+
+use lb_common::ring::Slot;
+
+/// What to do with a packet whose slot is moving or pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Where it goes.
+    pub backend: u32,
+    /// Whether to record that.
+    pub record: bool,
+}
+
+/// Decides.
+///
+/// `recorded` is where the flow table says, if the entry is neither idle nor
+/// of a dead backend. `old` is the slot's old backend, if it has one that is
+/// alive.
+///
+/// | slot | TCP SYN | recorded | neither |
+/// |---|---|---|---|
+/// | moving | new backend, record | as recorded | old backend, record |
+/// | pinned | as recorded, else the slot's | as recorded | the slot's |
+///
+/// A packet that is no SYN and not recorded belongs to a flow from before the
+/// change, or is of UDP and might: so it goes where it would have gone then.
+#[inline(always)]
+pub fn decide(slot: Slot, syn: bool, recorded: Option<u32>, old: Option<u32>) -> Remembered {
+    if slot.is_moving() && syn {
+        return Remembered {
+            backend: slot.backend(),
+            record: true,
+        };
+    }
+    if let Some(backend) = recorded {
+        return Remembered {
+            backend,
+            record: false,
+        };
+    }
+    Remembered {
+        backend: match old {
+            Some(old) => old,
+            None => slot.backend(),
+        },
+        record: slot.is_moving(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: u32 = 1;
+    const OLD: u32 = 2;
+    const RECORDED: u32 = 3;
+
+    fn to(backend: u32, record: bool) -> Remembered {
+        Remembered { backend, record }
+    }
+
+    #[test]
+    fn moving() {
+        let slot = Slot::moving(NEW);
+        assert_eq!(decide(slot, true, None, Some(OLD)), to(NEW, true));
+        assert_eq!(decide(slot, true, Some(RECORDED), Some(OLD)), to(NEW, true));
+        assert_eq!(
+            decide(slot, false, Some(RECORDED), Some(OLD)),
+            to(RECORDED, false)
+        );
+        assert_eq!(decide(slot, false, None, Some(OLD)), to(OLD, true));
+        assert_eq!(decide(slot, false, None, None), to(NEW, true));
+    }
+
+    #[test]
+    fn pinned() {
+        let slot = Slot::pinned(NEW);
+        assert_eq!(decide(slot, true, None, None), to(NEW, false));
+        assert_eq!(
+            decide(slot, true, Some(RECORDED), None),
+            to(RECORDED, false)
+        );
+        assert_eq!(
+            decide(slot, false, Some(RECORDED), None),
+            to(RECORDED, false)
+        );
+        assert_eq!(decide(slot, false, None, None), to(NEW, false));
+    }
+}

@@ -1,0 +1,51 @@
+//! Stage 6: the rewrite that the backend's mode asks for.
+
+pub mod dr;
+
+use lb_common::backend::{Backend, mode};
+use lb_common::counters::DropReason;
+
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::parse::PacketInfo;
+use crate::schedule::Chosen;
+use crate::tables::Tables;
+use crate::verdict::{Verdict, drop};
+
+/// Rewrites the packet for the chosen backend.
+///
+/// # Errors
+/// [`Verdict::Pass`] if the frame was addressed to another host's MAC; a drop
+/// if it cannot be rewritten. The packet is then as it was.
+#[inline(always)]
+pub fn forward<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
+    let backend = chosen.backend;
+    if !is_for_us(info, backend, tables) {
+        return Err(Verdict::Pass);
+    }
+    match backend.mode {
+        mode::DR => dr::rewrite(packet, backend)?,
+        _ => return drop(DropReason::UnsupportedMode),
+    }
+    if backend.interface == info.interface {
+        Ok(Verdict::Transmit)
+    } else {
+        Ok(Verdict::Redirect(backend.interface))
+    }
+}
+
+/// The source MAC of what leaves by the same interface is ours: a comparison
+/// with the backend entry, at hand already, spares a look-up.
+#[inline(always)]
+fn is_for_us<F: Family, T: Tables>(info: &PacketInfo<F>, backend: &Backend, tables: &T) -> bool {
+    let leaves_where_it_came = backend.interface == info.interface;
+    if leaves_where_it_came && backend.source_mac == info.destination_mac {
+        return true;
+    }
+    tables.is_local_mac(&info.local_mac_key())
+}

@@ -1,0 +1,128 @@
+//! Stage 2: ICMP errors go to the backend that owns the flow they quote.
+//!
+//! A router between backend and client that cannot forward a packet from the
+//! VIP sends its error to the VIP, so to a director. Without path MTU
+//! discovery (RFC 1191, RFC 8201) large answers would be lost for ever.
+//! Of the quoted packet only 8 bytes of layer 4 are certain to be there.
+
+use lb_common::protocol::{TCP, UDP};
+use zerocopy::FromBytes;
+
+use crate::family::{Family, V4, V6};
+use crate::packet::Packet;
+use crate::parse::{
+    ETHERNET_LENGTH, Envelope, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo, Ports, words,
+};
+use crate::verdict::Verdict;
+
+/// IP protocol number of ICMP, RFC 792.
+pub const PROTOCOL_V4: u8 = 1;
+/// IP protocol number of ICMPv6, RFC 4443.
+pub const PROTOCOL_V6: u8 = 58;
+
+/// Bytes before the quoted packet.
+const HEADER_LENGTH: usize = 8;
+
+/// The flow that an ICMP error at `offset` speaks of.
+///
+/// # Errors
+/// [`Verdict::Pass`] for everything that is no error about a TCP or UDP packet
+/// from the address that it is sent to.
+#[inline(always)]
+pub fn ipv4<P: Packet>(
+    packet: &P,
+    envelope: &Envelope<V4>,
+    offset: usize,
+) -> Result<PacketInfo<V4>, Verdict> {
+    const UNREACHABLE: u8 = 3;
+    const TIME_EXCEEDED: u8 = 11;
+    const PARAMETER_PROBLEM: u8 = 12;
+    #[repr(C)]
+    #[derive(Clone, Copy, FromBytes)]
+    struct Error {
+        kind: u8,
+        rest: [u8; HEADER_LENGTH - 1],
+        quoted: Ipv4Header,
+    }
+    let Error { kind, quoted, .. } = packet.read::<Error>(offset).ok_or(Verdict::Pass)?;
+    let quoted_length = quoted.length().ok_or(Verdict::Pass)?;
+    let is_error = matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM);
+    // Later fragments carry no ports.
+    let has_ports = quoted.fragment.get() & 0x1fff == 0;
+    if !is_error || !has_ports || quoted.source.get() != envelope.vip {
+        return Err(Verdict::Pass);
+    }
+    let ports_offset = offset + HEADER_LENGTH + quoted_length;
+    quoted_flow(
+        packet,
+        envelope,
+        quoted.destination.get(),
+        quoted.protocol,
+        ports_offset,
+    )
+}
+
+/// The same for ICMPv6.
+///
+/// # Errors
+/// As for [`ipv4`].
+#[inline(always)]
+pub fn ipv6<P: Packet>(
+    packet: &P,
+    envelope: &Envelope<V6>,
+    offset: usize,
+) -> Result<PacketInfo<V6>, Verdict> {
+    const UNREACHABLE: u8 = 1;
+    const PARAMETER_PROBLEM: u8 = 4;
+    #[repr(C)]
+    #[derive(Clone, Copy, FromBytes)]
+    struct Error {
+        kind: u8,
+        rest: [u8; HEADER_LENGTH - 1],
+        quoted: Ipv6Header,
+    }
+    let Error { kind, quoted, .. } = packet.read::<Error>(offset).ok_or(Verdict::Pass)?;
+    let is_error = matches!(kind, UNREACHABLE..=PARAMETER_PROBLEM);
+    if !is_error || words(&quoted.source) != envelope.vip {
+        return Err(Verdict::Pass);
+    }
+    let ports_offset = offset + HEADER_LENGTH + IPV6_LENGTH;
+    quoted_flow(
+        packet,
+        envelope,
+        words(&quoted.destination),
+        quoted.next_header,
+        ports_offset,
+    )
+}
+
+/// The quoted packet went from VIP to client: source and destination change
+/// places.
+#[inline(always)]
+fn quoted_flow<F: Family, P: Packet>(
+    packet: &P,
+    envelope: &Envelope<F>,
+    client: F::Address,
+    protocol: u8,
+    ports_offset: usize,
+) -> Result<PacketInfo<F>, Verdict> {
+    if !matches!(protocol, TCP | UDP) {
+        return Err(Verdict::Pass);
+    }
+    let ports = packet.read::<Ports>(ports_offset).ok_or(Verdict::Pass)?;
+    let end = ETHERNET_LENGTH + usize::from(envelope.ip_length);
+    Ok(PacketInfo {
+        client,
+        vip: envelope.vip,
+        client_port: ports.destination.get(),
+        port: ports.source.get(),
+        destination_mac: envelope.destination_mac,
+        interface: packet.interface(),
+        ip_length: envelope.ip_length,
+        protocol,
+        syn: false,
+        is_icmp: true,
+        truncated: end > packet.len(),
+        malformed: end < ports_offset + size_of::<Ports>(),
+    })
+}

@@ -1,0 +1,143 @@
+//! Stage 4: slot, then backend.
+
+use lb_common::backend::{Backend, state};
+use lb_common::counters::DropReason;
+use lb_common::flow::{FlowValue, is_idle};
+use lb_common::protocol;
+use lb_common::ring::{SLOTS_PER_BLOCK, Slot, blocks, slot_index};
+use lb_common::service::ServiceValue;
+
+use crate::family::Family;
+use crate::flow::{Remembered, decide};
+use crate::parse::PacketInfo;
+use crate::tables::Tables;
+use crate::verdict::{Verdict, drop};
+
+/// The backend that a packet goes to.
+pub struct Chosen<'a> {
+    /// Index of the entry.
+    pub id: u32,
+    /// The entry; alive, and of the packet's service.
+    pub backend: &'a Backend,
+    /// Whether the packet begins a flow, see
+    /// [`lb_common::counters::BackendCounters::flows`].
+    pub new_flow: bool,
+}
+
+/// Chooses the backend, and records the flow if its slot is moving.
+///
+/// # Errors
+/// A drop if no backend can take the packet.
+#[inline(always)]
+pub fn schedule<'a, F: Family, T: Tables>(
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &'a T,
+) -> Result<Chosen<'a>, Verdict> {
+    if service.slots == 0 {
+        return drop(DropReason::NoBackend);
+    }
+    let hash = F::hash(service.hash_key, info);
+    let index = slot_index(hash, service.slots);
+    let slot = read_slot(tables, service.ring_offset, index)?;
+    let (id, new_flow) = if slot.is_settled() {
+        (slot.backend(), info.syn)
+    } else {
+        remembered::<F, T>(info, service, tables, slot, hash)?
+    };
+    if id == 0 {
+        return drop(DropReason::NoBackend);
+    }
+    let Some(backend) = tables.backend(id) else {
+        return drop(DropReason::RingCorrupt);
+    };
+    if backend.state != state::ALIVE {
+        return drop(DropReason::BackendDead);
+    }
+    // An entry of another service means that this packet read the service's
+    // value while its ring was being replaced twice over.
+    if backend.service != service.id {
+        return drop(DropReason::RingCorrupt);
+    }
+    Ok(Chosen {
+        id,
+        backend,
+        new_flow,
+    })
+}
+
+#[inline(always)]
+fn read_slot<T: Tables>(tables: &T, ring_offset: u32, index: u32) -> Result<Slot, Verdict> {
+    let block = ring_offset + index / SLOTS_PER_BLOCK;
+    match tables.slot(block, index % SLOTS_PER_BLOCK) {
+        Some(slot) => Ok(slot),
+        None => drop(DropReason::RingCorrupt),
+    }
+}
+
+/// A slot for which the flow table has a say. Returns the backend and whether
+/// the packet begins a flow.
+#[inline(always)]
+fn remembered<F: Family, T: Tables>(
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &T,
+    slot: Slot,
+    hash: u32,
+) -> Result<(u32, bool), Verdict> {
+    // Before anything is recorded: another director's packet is no flow of ours.
+    if !tables.is_local_mac(&info.local_mac_key()) {
+        return Err(Verdict::Pass);
+    }
+    let now = tables.now();
+    let begins = slot.is_moving() && info.syn;
+    let recorded = if begins {
+        None
+    } else {
+        F::flow(tables, info, now, |flow| {
+            !is_idle(flow.last_seen, now, service.idle_timeout)
+                && is_alive(tables, service, flow.backend, Some(flow.generation))
+        })
+    };
+    let old = if slot.is_moving() && recorded.is_none() && !begins {
+        let index = slot_index(hash, service.slots);
+        let offset = service.ring_offset + blocks(service.slots);
+        let old = read_slot(tables, offset, index)?.backend();
+        is_alive(tables, service, old, None).then_some(old)
+    } else {
+        None
+    };
+    let Remembered { backend, record } = decide(slot, info.syn, recorded, old);
+    if record && !info.is_icmp {
+        let generation = match tables.backend(backend) {
+            Some(entry) => entry.generation,
+            None => return drop(DropReason::RingCorrupt),
+        };
+        let value = FlowValue {
+            backend,
+            generation,
+            last_seen: now,
+            hash,
+        };
+        F::record(tables, info, &value);
+    }
+    let is_udp = info.protocol == protocol::UDP;
+    Ok((backend, info.syn || (record && is_udp)))
+}
+
+#[inline(always)]
+fn is_alive<T: Tables>(
+    tables: &T,
+    service: &ServiceValue,
+    id: u32,
+    generation: Option<u32>,
+) -> bool {
+    match tables.backend(id) {
+        Some(backend) => {
+            backend.state == state::ALIVE
+                && backend.service == service.id
+                && generation.is_none_or(|g| g == backend.generation)
+        }
+        None => false,
+    }
+}
