@@ -1,1 +1,24 @@
-//! integration
+//! The harness of the integration suites: network namespaces on one machine
+//! that stand for hosts on Ethernet segments, and what runs in them.
+//!
+//! Everything is guarded: dropping a [`Lab`] removes its processes, mounts and
+//! namespaces, also when a test panics. What a killed test run left behind is
+//! removed by the next one.
+
+mod command;
+mod host;
+mod lab;
+mod leftovers;
+mod mac;
+mod process;
+mod segment;
+mod wait;
+mod xdp_pass;
+
+pub use command::run;
+pub use host::Host;
+pub use lab::Lab;
+pub use mac::Mac;
+pub use process::Process;
+pub use segment::Segment;
+pub use wait::{Outcome, eventually, try_eventually};
