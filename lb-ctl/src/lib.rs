@@ -1,1 +1,8 @@
-//! lb-ctl
+//! The control plane of a director: the desired state, the REST API that
+//! changes it, and what makes the packet path follow it.
+//!
+//! The control path runs one way: api, model, plan, reconcile, dataplane.
+
+pub mod model;
+pub mod reconcile;
+pub mod store;
