@@ -208,3 +208,32 @@ fn entries(dir: &Path) -> anyhow::Result<Vec<String>> {
         Err(e) => Err(e).with_context(|| format!("cannot read {}", dir.display())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_labs_of_ended_processes_are_removed() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = format!("{} 1", child.id());
+        child.wait().unwrap();
+        let own = std::process::id();
+        let make = |name: &str, owner: &str| {
+            let dir = create_dir(&format!("lb-{name}-{own}")).unwrap();
+            fs::write(dir.join(OWNER), owner).unwrap();
+            dir
+        };
+        let abandoned = make("abandoned", &ended);
+        let owned = make("owned", &owner_text(own).unwrap());
+        // The number is in use again, by a process that started later.
+        let reused = make("reused", &format!("{own} 1"));
+        let kept = make("keep", KEPT);
+        remove_ownerless();
+        let left = [&abandoned, &owned, &reused, &kept].map(|dir| dir.exists());
+        for dir in [abandoned, owned, reused, kept] {
+            remove(dir.file_name().unwrap().to_str().unwrap()).unwrap();
+        }
+        assert_eq!(left, [false, true, false, true]);
+    }
+}

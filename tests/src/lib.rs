@@ -5,13 +5,18 @@
 //! namespaces, also when a test panics. What a killed test run left behind is
 //! removed by the next one.
 
+pub mod api;
 mod command;
 mod host;
 mod lab;
 mod leftovers;
 mod mac;
+pub mod nginx;
+pub mod packets;
+pub mod paths;
 mod process;
 mod segment;
+pub mod topology;
 mod wait;
 mod xdp_pass;
 

@@ -1,10 +1,13 @@
 //! The harness itself: what a lab promises, and that nothing of it stays.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use integration::nginx::Nginx;
+use integration::packets::{Arp, Ndp, NdpKind, PacketSocket};
+use integration::topology::{DrLab, Family};
 use integration::{Host, Lab, Mac, Process, Segment, eventually};
 use nix::sys::signal::Signal;
 
@@ -208,4 +211,102 @@ fn a_lab_can_be_left_opened_and_removed() {
     assert!(lab.existing_host("c").is_err());
     Lab::remove(&id).unwrap();
     assert_eq!(traces(&id), Vec::<String>::new());
+}
+
+#[test]
+fn frames_are_sent_and_received_as_they_are() {
+    let lab = Lab::new("frames").unwrap();
+    let (_segment, a, b) = pair(&lab);
+    let (mac_a, mac_b) = (a.mac("eth0").unwrap(), b.mac("eth0").unwrap());
+    let at_a = PacketSocket::open(&a, "eth0").unwrap();
+
+    let (ip_a, ip_b) = (Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2));
+    let request = Arp::request(mac_a, ip_a, ip_b);
+    at_a.send(&request.to_frame()).unwrap();
+    let answer = at_a.receive_where(SOON, Arp::parse).unwrap();
+    assert_eq!(answer, Some(Arp::reply(mac_b, ip_b, mac_a, ip_a)));
+
+    let (ip_a, ip_b) = (
+        "2001:db8:0:1::1".parse().unwrap(),
+        "2001:db8:0:1::2".parse().unwrap(),
+    );
+    let solicitation = Ndp::solicitation(mac_a, ip_a, ip_b);
+    at_a.send(&solicitation.to_multicast_frame(mac_a)).unwrap();
+    let is_answer = |n: &Ndp| n.target == ip_b && n.kind != NdpKind::Solicitation;
+    let answer = at_a.receive_where(SOON, |f| Ndp::parse(f).filter(is_answer));
+    assert_eq!(answer.unwrap(), Some(Ndp::advertisement(mac_b, ip_b, ip_a)));
+
+    // Nothing of the kind comes unasked, and the wait for it ends.
+    let none = at_a
+        .receive_where(Duration::from_millis(20), Arp::parse)
+        .unwrap();
+    assert_eq!(none, None);
+}
+
+#[test]
+fn nginx_serves_its_name_and_files() {
+    let lab = Lab::new("nginx").unwrap();
+    let (_segment, a, b) = pair(&lab);
+    let nginx = Nginx::start(&b, lab.dir(), &["80", "[::]:80"]).unwrap();
+    nginx.add_file("big", 1 << 20).unwrap();
+    for url in ["http://203.0.113.2/", "http://[2001:db8:0:1::2]/"] {
+        let answer = a
+            .run("curl", ["--silent", "--include", "--max-time", "5", url])
+            .unwrap();
+        assert!(
+            answer.contains("X-Backend: b") && answer.ends_with("\r\n\r\nb\n"),
+            "{answer}"
+        );
+    }
+    let file = a
+        .run(
+            "curl",
+            [
+                "--silent",
+                "--max-time",
+                "5",
+                "http://203.0.113.2/files/big",
+            ],
+        )
+        .unwrap();
+    assert_eq!(file.len(), 1 << 20);
+    let accesses = nginx.accesses().unwrap();
+    let servers: Vec<&str> = accesses
+        .iter()
+        .map(|access| access.server.as_str())
+        .collect();
+    assert_eq!(servers, ["203.0.113.2", "2001:db8:0:1::2", "203.0.113.2"]);
+    assert!(accesses[1].client.starts_with("[2001:db8:0:1::1]:"));
+    assert!(accesses.iter().all(|access| access.status == 200));
+}
+
+#[test]
+fn the_shared_lab_has_client_director_and_backends() {
+    let mut dr = DrLab::new("dr", 2).unwrap();
+    dr.add_backend().unwrap();
+    for backend in &dr.backends {
+        for family in [Family::V4, Family::V6] {
+            let url = match backend.address(family) {
+                IpAddr::V4(address) => format!("http://{address}/"),
+                IpAddr::V6(address) => format!("http://[{address}]/"),
+            };
+            let answer = dr
+                .client
+                .run("curl", ["--silent", "--max-time", "5", &url])
+                .unwrap();
+            assert_eq!(answer.trim(), backend.name());
+        }
+    }
+    let b3 = &dr.backends[2];
+    assert_eq!(b3.address(Family::V4).to_string(), "203.0.113.23");
+    assert_eq!(b3.address(Family::V6).to_string(), "2001:db8:0:1::23");
+    assert_eq!(dr.vip_owner(Family::V4).unwrap(), "nobody");
+    dr.backends[1]
+        .host
+        .add_address("eth0", "203.0.113.10/32")
+        .unwrap();
+    dr.client
+        .run("ping", ["-c", "1", "-W", "2", "203.0.113.10"])
+        .unwrap();
+    assert_eq!(dr.vip_owner(Family::V4).unwrap(), "b2");
 }
