@@ -1,0 +1,243 @@
+//! The command line.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::apply::{self, Absent};
+use crate::check;
+use crate::config::Config;
+use crate::host::Host;
+use crate::interface;
+use crate::report::Report;
+use crate::run;
+use crate::state::{self, Store, Want};
+use crate::undo;
+use crate::vip::Vip;
+
+/// Holds a VIP on a backend without letting ARP or NDP know.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lb-agent",
+    version,
+    after_help = "Exit status: 0 nothing to do, or done; 2 check found something wrong; 1 error."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+enum Command {
+    /// Set the ARP sysctls, then put the VIPs on lo; remember what was there
+    Apply,
+    /// Name each wrong thing and the command that mends it
+    Check,
+    /// Apply, then watch and put back what drifts, until SIGTERM
+    Run,
+    /// Restore exactly what the first apply found
+    Undo,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// VIP to hold, IPv4 or IPv6; repeat it or separate with commas
+    #[arg(long = "vip", global = true, value_name = "IP", value_delimiter = ',')]
+    vips: Vec<Vip>,
+    /// Interface that faces the segment [default: the one by which the VIP would be reached]
+    #[arg(
+        long = "interface",
+        global = true,
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    interfaces: Vec<String>,
+    /// Configuration in TOML; the other options override it
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to remember what apply found [default: /var/lib/lb-agent]
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Say what would be changed, change nothing
+    #[arg(long, global = true)]
+    dry_run: bool,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Parses the command line, does what it says, prints what came of it.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Nothing to be done about a closed pipe.
+            let _ = e.print();
+            // clap's own 2 for a wrong command line is what `check` means by
+            // "something is wrong".
+            return ExitCode::from(u8::from(e.use_stderr()));
+        }
+    };
+    log_to_stderr(&cli);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(&cli)),
+        Err(e) => Err(e.into()),
+    };
+    let report = result.unwrap_or_else(|e| Some(failure(&cli, &e)));
+    match report {
+        Some(report) => {
+            print(&cli, &report);
+            ExitCode::from(report.exit_code())
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+async fn dispatch(cli: &Cli) -> anyhow::Result<Option<Report>> {
+    let options = &cli.options;
+    let config = match &options.config {
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    let (store, want) = merge(options, config);
+    match cli.command {
+        Command::Apply => {
+            let host = Host::connect()?;
+            let report = apply::apply(&host, &store, &want, options.dry_run, Absent::Refuse);
+            Ok(Some(report.await?))
+        }
+        Command::Undo => Ok(Some(
+            undo::undo(&Host::connect()?, &store, options.dry_run).await?,
+        )),
+        Command::Check => Ok(Some(checked(&store, want).await?)),
+        Command::Run if options.dry_run => {
+            bail!("`run` has no dry run; see what it would do first: lb-agent apply --dry-run")
+        }
+        Command::Run => run::run(&store, &want, |report| print(cli, report)).await,
+    }
+}
+
+/// Flags override the file, each list as a whole.
+fn merge(options: &Options, config: Config) -> (Store, Want) {
+    fn choose<T: Clone + PartialEq>(flags: &[T], file: Vec<T>) -> Vec<T> {
+        let given = if flags.is_empty() {
+            file
+        } else {
+            flags.to_vec()
+        };
+        let mut unique: Vec<T> = Vec::new();
+        for item in given {
+            if !unique.contains(&item) {
+                unique.push(item);
+            }
+        }
+        unique
+    }
+    let dir = options.state.clone().or(config.state);
+    let want = Want {
+        vips: choose(&options.vips, config.vips),
+        interfaces: choose(&options.interfaces, config.interfaces),
+    };
+    (
+        Store::new(dir.unwrap_or_else(|| state::DEFAULT_DIR.into())),
+        want,
+    )
+}
+
+async fn checked(store: &Store, mut want: Want) -> anyhow::Result<Report> {
+    let state = store.load()?;
+    if let Some(state) = &state {
+        if want.vips.is_empty() {
+            want.vips = state.want.vips.clone();
+        }
+        if want.interfaces.is_empty() {
+            want.interfaces = state.want.interfaces.clone();
+        }
+    }
+    if want.vips.is_empty() {
+        bail!(
+            "no VIP to check: nothing was applied and none is named; name it: --vip 203.0.113.10, \
+             or in a file: --config FILE"
+        );
+    }
+    let facts = Host::connect()?.facts().await?;
+    let mut notes = Vec::new();
+    if state.is_none() {
+        notes.push("nothing was applied by lb-agent, so undo has nothing to restore".to_owned());
+    }
+    // Every interface is checked anyway; which one faces the segment does not
+    // matter, so not being able to tell is no error here.
+    if want.interfaces.is_empty() {
+        want.interfaces = interface::choose(&facts, &want.vips).unwrap_or_default();
+    }
+    Ok(Report {
+        command: "check",
+        findings: check::check(&facts, state.as_ref(), &want),
+        want,
+        notes,
+        ..Report::default()
+    })
+}
+
+fn failure(cli: &Cli, error: &anyhow::Error) -> Report {
+    Report {
+        command: match cli.command {
+            Command::Apply => "apply",
+            Command::Check => "check",
+            Command::Run => "run",
+            Command::Undo => "undo",
+        },
+        dry_run: cli.options.dry_run,
+        error: Some(format!("{error:#}")),
+        ..Report::default()
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the command line"
+)]
+fn print(cli: &Cli, report: &Report) {
+    if cli.options.json {
+        println!("{}", report.to_json());
+    } else if report.error.is_none() || report.changed {
+        println!("{}", report.to_text());
+    }
+    if let Some(error) = &report.error {
+        eprintln!("lb-agent: {error}");
+        if error.contains("os error 1)") || error.contains("os error 13)") {
+            eprintln!("lb-agent: changing sysctls and addresses takes root: try sudo");
+        }
+    }
+}
+
+fn log_to_stderr(cli: &Cli) {
+    let level = match cli.options.verbose {
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    if cli.options.json {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+}

@@ -1,0 +1,116 @@
+//! This host: what is found on it, and what is changed.
+
+use std::fs;
+
+use anyhow::Context;
+use rtnetlink::Handle;
+
+use crate::arp::{ALL, Key, Setting};
+use crate::facts::Facts;
+use crate::netlink;
+use crate::plan::{Change, Plan};
+use crate::state::{State, Store};
+
+/// A connection to the kernel of the network namespace that it was opened in.
+#[derive(Clone, Debug)]
+pub struct Host {
+    handle: Handle,
+}
+
+/// How far a plan got.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// What was changed.
+    pub changes: Vec<Change>,
+    /// What could not be changed because it is gone.
+    pub notes: Vec<String>,
+    /// Why the rest was not done.
+    pub error: Option<anyhow::Error>,
+}
+
+impl Host {
+    /// Connects. Must be called within a tokio runtime.
+    pub fn connect() -> anyhow::Result<Self> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// For a connection that exists.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    /// Looks at everything that matters.
+    pub async fn facts(&self) -> anyhow::Result<Facts> {
+        let mut facts = netlink::read(&self.handle).await?;
+        let names = facts.links.iter().map(|link| link.name.as_str());
+        for name in [ALL].into_iter().chain(names) {
+            for setting in Setting::EACH {
+                let key = Key::new(name, setting);
+                let value = key.read();
+                let value = value.with_context(|| format!("cannot read the sysctl {key}"))?;
+                if let Some(value) = value {
+                    facts.sysctls.insert(key, value);
+                }
+            }
+        }
+        // Without IPv6 in the kernel there is no such file.
+        let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+        facts.ipv6_disabled = disabled.map_or(true, |text| text.trim() != "0");
+        Ok(facts)
+    }
+
+    /// Carries out a plan: first the record of what was found, then the
+    /// changes in their order, then what remains to be remembered.
+    pub async fn carry_out(&self, store: &Store, stored: Option<&State>, plan: &Plan) -> Done {
+        let mut done = Done::default();
+        let result = self.try_carry_out(store, stored, plan, &mut done).await;
+        done.error = result.err();
+        done
+    }
+
+    async fn try_carry_out(
+        &self,
+        store: &Store,
+        stored: Option<&State>,
+        plan: &Plan,
+        done: &mut Done,
+    ) -> anyhow::Result<()> {
+        if stored != Some(&plan.before) {
+            store.save(&plan.before)?;
+        }
+        for change in &plan.changes {
+            if self.make(change).await? {
+                done.changes.push(change.clone());
+            } else {
+                done.notes.push(format!("gone meanwhile: {change}"));
+            }
+        }
+        match &plan.after {
+            Some(after) if *after != plan.before => store.save(after),
+            Some(_) => Ok(()),
+            None => store.remove(),
+        }
+    }
+
+    /// `false` if what was to be changed is gone.
+    async fn make(&self, change: &Change) -> anyhow::Result<bool> {
+        let held = match change {
+            Change::Sysctl { key, to, .. } => {
+                let written = key.write(*to);
+                return written.with_context(|| format!("cannot set {key} to {to}"));
+            }
+            Change::Add(held) | Change::Remove(held) => held,
+        };
+        let Some(index) = netlink::index(&self.handle, &held.interface).await? else {
+            return Ok(false);
+        };
+        match change {
+            Change::Remove(_) => netlink::remove(&self.handle, index, held).await?,
+            _ => netlink::add(&self.handle, index, held).await?,
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading interfaces, addresses and routes, and changing addresses.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use anyhow::{Context, anyhow};
+use futures_util::TryStreamExt;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
+use rtnetlink::Handle;
+
+use crate::facts::{Facts, Link, Route};
+use crate::vip::{Held, Scope};
+
+const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
+const EADDRNOTAVAIL: i32 = 99;
+
+/// Everything of [`Facts`] that netlink tells.
+pub async fn read(handle: &Handle) -> anyhow::Result<Facts> {
+    let links: Vec<Link> = handle
+        .link()
+        .get()
+        .execute()
+        .try_filter_map(|message| async move { Ok(link(&message)) })
+        .try_collect()
+        .await
+        .context("cannot list the interfaces")?;
+    let names: HashMap<u32, String> = links
+        .iter()
+        .map(|link| (link.index, link.name.clone()))
+        .collect();
+    Ok(Facts {
+        addresses: addresses(handle, &names).await?,
+        routes: routes(handle, &names).await?,
+        proxies: proxies(handle, &names).await?,
+        links,
+        ..Facts::default()
+    })
+}
+
+/// Index of the interface of that name, if there is one.
+pub async fn index(handle: &Handle, name: &str) -> anyhow::Result<Option<u32>> {
+    let mut links = Box::pin(handle.link().get().match_name(name).execute());
+    match links.try_next().await {
+        Ok(link) => Ok(link.map(|link| link.header.index)),
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -ENODEV => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot look up the interface {name}")),
+    }
+}
+
+/// Adds an address. That it is there already is no error.
+pub async fn add(handle: &Handle, index: u32, held: &Held) -> anyhow::Result<()> {
+    let mut request = handle.address().add(index, held.address, held.prefix);
+    let header = &mut request.message_mut().header;
+    header.scope = held.scope.0.into();
+    // Nothing to detect on `lo`, and nobody to wait for.
+    header.flags |= AddressHeaderFlags::Nodad;
+    ignoring(request.execute().await, EEXIST).with_context(|| format!("cannot add {held}"))
+}
+
+/// Removes an address. That it is gone already is no error.
+pub async fn remove(handle: &Handle, index: u32, held: &Held) -> anyhow::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.family = match held.address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = held.prefix;
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(held.address),
+        AddressAttribute::Address(held.address),
+    ];
+    let result = handle.address().del(message).execute().await;
+    ignoring(result, EADDRNOTAVAIL).with_context(|| format!("cannot remove {held}"))
+}
+
+async fn addresses(handle: &Handle, names: &HashMap<u32, String>) -> anyhow::Result<Vec<Held>> {
+    let messages: Vec<AddressMessage> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .context("cannot list the addresses")?;
+    Ok(messages.iter().filter_map(|m| held(m, names)).collect())
+}
+
+async fn routes(handle: &Handle, names: &HashMap<u32, String>) -> anyhow::Result<Vec<Route>> {
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let messages: Vec<RouteMessage> = handle
+            .route()
+            .get(request)
+            .execute()
+            .try_collect()
+            .await
+            .context("cannot list the routes")?;
+        found.extend(messages.iter().filter_map(|m| route(m, names)));
+    }
+    Ok(found)
+}
+
+async fn proxies(
+    handle: &Handle,
+    names: &HashMap<u32, String>,
+) -> anyhow::Result<Vec<(IpAddr, String)>> {
+    let mut found = Vec::new();
+    let mut messages = Box::pin(handle.neighbours().get().proxies().execute());
+    while let Some(message) = messages
+        .try_next()
+        .await
+        .context("cannot list the proxy entries")?
+    {
+        let Some(name) = names.get(&message.header.ifindex) else {
+            continue;
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                    found.push((IpAddr::V4(*v4), name.clone()));
+                }
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                    found.push((IpAddr::V6(*v6), name.clone()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let name = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    Some(Link {
+        index: message.header.index,
+        name,
+        up: message.header.flags.contains(LinkFlags::Up),
+    })
+}
+
+fn held(message: &AddressMessage, names: &HashMap<u32, String>) -> Option<Held> {
+    let (mut own, mut other) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => own = Some(*address),
+            // The peer's, where there is one: then `Local` is given too.
+            AddressAttribute::Address(address) => other = Some(*address),
+            _ => {}
+        }
+    }
+    Some(Held {
+        address: own.or(other)?,
+        prefix: message.header.prefix_len,
+        interface: names.get(&message.header.index)?.clone(),
+        scope: Scope(message.header.scope.into()),
+    })
+}
+
+fn route(message: &RouteMessage, names: &HashMap<u32, String>) -> Option<Route> {
+    let mut table = u32::from(message.header.table);
+    let mut metric = 0;
+    let mut indices = Vec::new();
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Oif(index) => indices.push(*index),
+            RouteAttribute::MultiPath(hops) => {
+                indices.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = IpAddr::V4(*v4),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = IpAddr::V6(*v6),
+            _ => {}
+        }
+    }
+    let mut interfaces: Vec<String> = indices
+        .iter()
+        .filter_map(|index| names.get(index).cloned())
+        .collect();
+    interfaces.dedup();
+    let ours = table == u32::from(RouteHeader::RT_TABLE_MAIN)
+        && message.header.kind == RouteType::Unicast
+        && !interfaces.is_empty();
+    ours.then_some(Route {
+        destination,
+        prefix: message.header.destination_prefix_length,
+        interfaces,
+        metric,
+    })
+}
+
+fn ignoring(result: Result<(), rtnetlink::Error>, code: i32) -> anyhow::Result<()> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -code => Ok(()),
+        Err(rtnetlink::Error::NetlinkError(e)) => Err(anyhow!(e.to_io())),
+        Err(e) => Err(anyhow!(e)),
+        Ok(()) => Ok(()),
+    }
+}
