@@ -3,6 +3,9 @@
 //!
 //! The control path runs one way: api, model, plan, reconcile, dataplane.
 
+pub mod api;
+pub mod memory;
+pub mod metrics;
 pub mod model;
 pub mod reconcile;
 pub mod store;

@@ -19,10 +19,11 @@ pub struct HealthCheck {
     #[serde(default = "HealthCheck::default_interval_ms")]
     #[schema(minimum = 50, default = 2000)]
     pub interval_ms: u32,
-    /// Milliseconds after which a probe without an answer has failed.
-    #[serde(default = "HealthCheck::default_timeout_ms")]
-    #[schema(minimum = 1, default = 1000)]
-    pub timeout_ms: u32,
+    /// Milliseconds after which a probe without an answer has failed, at most
+    /// the interval; if absent 1000, or the interval if that is shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub timeout_ms: Option<u32>,
     /// Successes in a row that bring a backend up.
     #[serde(default = "HealthCheck::default_rise")]
     #[schema(minimum = 1, default = 2)]
@@ -62,7 +63,7 @@ impl HealthCheck {
             r#type,
             port: None,
             interval_ms: Self::default_interval_ms(),
-            timeout_ms: Self::default_timeout_ms(),
+            timeout_ms: None,
             rise: Self::default_rise(),
             fall: Self::default_fall(),
             path: None,
@@ -78,8 +79,9 @@ impl HealthCheck {
     }
 
     /// Time after which a probe without an answer has failed.
-    pub const fn timeout(&self) -> Duration {
-        Duration::from_millis(self.timeout_ms as u64)
+    pub fn timeout(&self) -> Duration {
+        let ms = self.timeout_ms.unwrap_or(1000).min(self.interval_ms);
+        Duration::from_millis(ms.into())
     }
 
     /// Whether this HTTP status is a success.
@@ -92,10 +94,6 @@ impl HealthCheck {
 
     const fn default_interval_ms() -> u32 {
         2000
-    }
-
-    const fn default_timeout_ms() -> u32 {
-        1000
     }
 
     const fn default_rise() -> u32 {

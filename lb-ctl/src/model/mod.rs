@@ -4,6 +4,7 @@
 
 mod backend;
 mod config;
+mod diff;
 mod health_check;
 mod problem;
 mod service;
@@ -11,8 +12,10 @@ pub mod status;
 pub mod text;
 mod validate;
 
+pub(crate) use backend::deserialize_weight;
 pub use backend::{Backend, BackendAddress};
 pub use config::{Config, Settings};
+pub use diff::Difference;
 pub use health_check::{CheckType, HealthCheck};
 pub use problem::{Kind, Problem, ProblemDocument};
 pub use service::{Mode, Protocol, Scheduler, Service, ServiceName};

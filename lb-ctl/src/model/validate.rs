@@ -241,7 +241,17 @@ impl HealthCheck {
             _ => {}
         }
         range("interval_ms", self.interval_ms, 50, 3_600_000, "ms")?;
-        range("timeout_ms", self.timeout_ms, 1, 60_000, "ms")?;
+        // A probe that outlasts the interval would delay the verdict beyond
+        // interval x fall + timeout.
+        if let Some(timeout) = self.timeout_ms {
+            range(
+                "timeout_ms",
+                timeout,
+                1,
+                self.interval_ms,
+                "ms (the interval)",
+            )?;
+        }
         range("rise", self.rise, 1, 100, "")?;
         range("fall", self.fall, 1, 100, "")?;
         if self.r#type != CheckType::Http {
@@ -414,7 +424,7 @@ mod tests {
                 "health_check/timeout_ms",
                 json!(0),
                 "health_check.timeout_ms",
-                "1 to 60000",
+                "1 to 2000 ms",
             ),
             ("health_check/rise", json!(0), "health_check.rise", "from 1"),
             ("health_check/fall", json!(0), "health_check.fall", "from 1"),
