@@ -4,6 +4,9 @@
 //! The control path runs one way: api, model, plan, reconcile, dataplane.
 
 pub mod api;
+pub mod cli;
+pub mod client;
+pub mod daemon;
 pub mod memory;
 pub mod metrics;
 pub mod model;

@@ -66,7 +66,7 @@ pub trait HostFacts {
 /// What an engine knows for [`Status`].
 #[derive(Clone, Debug, Default)]
 pub struct EngineStatus {
-    /// See [`Status`].
+    /// Warnings that do not follow from the rest of the status.
     pub warnings: Vec<String>,
     /// See [`Status`].
     pub interfaces: Vec<InterfaceStatus>,
@@ -273,7 +273,9 @@ impl<E: Engine> Reconciler<E> {
             let detail = format!("nothing was changed: {error:#}");
             Problem::new(Kind::Internal, detail)
         })?;
-        info!(etag = next.etag, ?scope, "configuration changed");
+        for difference in self.current.config.differences(&next.config) {
+            info!(revision = next.etag, "{difference}");
+        }
         self.current = next;
         if let Err(error) = self.engine.apply(&self.current.config) {
             error!("the configuration is saved but could not be applied: {error:#}");
@@ -285,7 +287,7 @@ impl<E: Engine> Reconciler<E> {
 
     fn status(&mut self) -> Status {
         let engine = self.engine.status(&self.current.config);
-        Status {
+        let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi_version: lb_common::ABI_VERSION,
             revision: self.current.etag.clone(),
@@ -296,7 +298,10 @@ impl<E: Engine> Reconciler<E> {
             vips: engine.vips,
             drops: engine.drops,
             flow_table: engine.flow_table,
-        }
+        };
+        let derived = status.derive_warnings();
+        status.warnings.extend(derived);
+        status
     }
 }
 

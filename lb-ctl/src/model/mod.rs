@@ -11,6 +11,7 @@ mod service;
 pub mod status;
 pub mod text;
 mod validate;
+mod warnings;
 
 pub(crate) use backend::deserialize_weight;
 pub use backend::{Backend, BackendAddress};

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{Kind, Problem};
+use super::{Backend, Kind, Problem};
 
 /// Reads JSON.
 ///
@@ -41,6 +41,22 @@ pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     let deserializer = toml::Deserializer::parse(text).map_err(malformed)?;
     serde_path_to_error::deserialize(deserializer)
         .map_err(|error| problem(Kind::Schema, error.path(), error.inner().to_string()))
+}
+
+/// Reads a weight.
+///
+/// # Errors
+/// A sentence that says what a weight can be.
+pub fn weight(text: &str) -> Result<u32, String> {
+    let weight = text.parse().ok();
+    weight
+        .filter(|weight| *weight <= Backend::MAX_WEIGHT)
+        .ok_or_else(|| {
+            format!(
+                "a weight is a whole number from 0 (drain) to {}",
+                Backend::MAX_WEIGHT
+            )
+        })
 }
 
 fn problem(kind: Kind, path: &serde_path_to_error::Path, detail: String) -> Problem {
