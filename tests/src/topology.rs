@@ -206,14 +206,19 @@ impl DrLab {
         Ok(())
     }
 
+    /// Path of the API's socket in such a lab.
+    pub fn socket_of(lab: &Lab) -> PathBuf {
+        lab.dir().join("director.sock")
+    }
+
     /// A client of the director's API.
     pub fn api(&self) -> Api {
-        Api::new(self.socket())
+        Api::new(Self::socket_of(&self.lab))
     }
 
     /// The director's `--listen`, for other `lb-ctl` commands too.
     pub fn listen(&self) -> String {
-        format!("unix:{}", self.socket().display())
+        format!("unix:{}", Self::socket_of(&self.lab).display())
     }
 
     /// Where `lb-ctl` pins.
@@ -235,6 +240,32 @@ impl DrLab {
                 "type": "http", "path": "/",
                 "interval_ms": 500, "timeout_ms": 500, "rise": 2, "fall": 2,
             },
+        })
+    }
+
+    /// Waits until a service's backend is in a state such as `active` or
+    /// `down`, as `GET /v1/services/NAME` tells it.
+    pub fn wait_backend_state(
+        &self,
+        service: &str,
+        address: IpAddr,
+        state: &str,
+        deadline: Duration,
+    ) -> anyhow::Result<()> {
+        let api = self.api();
+        let what = format!("backend {address} of service {service} to be {state}");
+        try_eventually(&what, deadline, || {
+            let reply = api.get(&format!("/v1/services/{service}"));
+            let document = reply
+                .and_then(|r| r.ok()?.json())
+                .map_err(|e| format!("{e:#}"))?;
+            let backends = document["backends"].as_array().ok_or("no backends")?;
+            let address = address.to_string();
+            match backends.iter().find(|b| b["address"] == address.as_str()) {
+                Some(backend) if backend["state"] == state => Ok(()),
+                Some(backend) => Err(backend.to_string()),
+                None => Err(format!("not in {document}")),
+            }
         })
     }
 
@@ -263,10 +294,6 @@ impl DrLab {
             }
         }
         self.lab.persist()
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.lab.dir().join("director.sock")
     }
 }
 

@@ -1,2 +1,57 @@
-//! xtask
-fn main() {}
+//! The project's tasks. `cargo xtask help` lists them.
+
+mod build_ebpf;
+mod console;
+mod demo;
+mod lab;
+mod prepare;
+mod root;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "The project's tasks")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, demo and tests need; says what and why
+    Setup,
+    /// Build the eBPF objects that lb-ctl and lb-agent embed
+    BuildEbpf,
+    /// Balance real HTTP traffic in a lab of network namespaces (as root)
+    Demo(demo::Args),
+    /// Keep the demo's lab for hands-on use (as root)
+    Lab {
+        #[command(subcommand)]
+        command: lab::Command,
+    },
+    /// Run everything from set-up to the last suite (as root)
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf => build_ebpf::run(),
+        Task::Demo(args) => demo::run(&args),
+        Task::Lab { command } => lab::run(&command),
+        Task::Test(args) => test::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What became of the requests so far.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+/// Counts of requests, for all of the demo and for the phase since the last
+/// change. A request that was retried counts once.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Requests that have come to an end.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that succeeded at the second attempt.
+    pub retried: u64,
+    /// Answers by name of the backend.
+    pub total: BTreeMap<String, u64>,
+    /// The same since the phase began.
+    pub phase: BTreeMap<String, u64>,
+    /// What the first failures were.
+    pub failures: Vec<String>,
+    /// From the death of a web server until it was noticed.
+    pub outage: Outage,
+}
+
+/// The time in which a backend was dead and still got requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outage {
+    /// When the backend was about to die.
+    pub start: Option<Instant>,
+    /// When the director was seen to know it.
+    pub end: Option<Instant>,
+}
+
+impl Outage {
+    /// Whether a request in this time can have met the dead backend.
+    pub fn touches(&self, from: Instant, to: Instant) -> bool {
+        self.start.is_some_and(|start| start <= to) && self.end.is_none_or(|end| from <= end)
+    }
+}
+
+impl Tally {
+    /// A request was answered.
+    pub fn answered(&mut self, backend: &str) {
+        self.requests += 1;
+        *self.total.entry(backend.to_owned()).or_default() += 1;
+        *self.phase.entry(backend.to_owned()).or_default() += 1;
+    }
+
+    /// A request was not answered.
+    pub fn failed(&mut self, why: String) {
+        self.requests += 1;
+        self.failed += 1;
+        if self.failures.len() < 5 {
+            self.failures.push(why);
+        }
+    }
+}
+
+/// The result of the demo.
+#[derive(Debug)]
+pub struct Summary {
+    /// Requests sent; a retry is not another request.
+    pub requests: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests that needed a second attempt.
+    pub retried: u64,
+    /// Requests answered by each backend's address.
+    pub backends: Vec<(String, u64)>,
+    /// Who the client took for the owner of the VIP.
+    pub vip_mac_owner: String,
+}
+
+impl Summary {
+    /// In one line.
+    pub fn json(&self) -> Value {
+        let backends: serde_json::Map<String, Value> = self
+            .backends
+            .iter()
+            .map(|(address, count)| (address.clone(), (*count).into()))
+            .collect();
+        json!({
+            "mode": "dr",
+            "requests": self.requests,
+            "ok": self.requests - self.failed,
+            "failed": self.failed,
+            "retried": self.retried,
+            "backends": backends,
+            "vip_mac_owner": self.vip_mac_owner,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_requests_during_the_outage_may_meet_the_dead() {
+        let at = |s| Instant::now() + Duration::from_secs(s);
+        let (t1, t2, t3, t4) = (at(1), at(2), at(3), at(4));
+        let none = Outage::default();
+        assert!(!none.touches(t1, t4));
+        let open = Outage {
+            start: Some(t2),
+            end: None,
+        };
+        assert!(open.touches(t1, t3) && open.touches(t3, t4) && !open.touches(t1, t1));
+        let over = Outage {
+            end: Some(t3),
+            ..open
+        };
+        assert!(over.touches(t1, t4) && over.touches(t3, t4) && !over.touches(t4, t4));
+    }
+
+    #[test]
+    fn the_summary_has_the_promised_fields() {
+        let summary = Summary {
+            requests: 10,
+            failed: 1,
+            retried: 2,
+            backends: vec![("203.0.113.21".to_owned(), 9)],
+            vip_mac_owner: "director".to_owned(),
+        };
+        let expected = json!({"mode": "dr", "requests": 10, "ok": 9, "failed": 1, "retried": 2,
+            "backends": {"203.0.113.21": 9}, "vip_mac_owner": "director"});
+        assert_eq!(summary.json(), expected);
+    }
+}

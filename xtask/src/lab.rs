@@ -1,0 +1,167 @@
+//! `cargo xtask lab`: the demo's lab, kept for hands-on use.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, bail};
+use integration::Lab;
+use integration::api::{Api, Reply};
+use integration::topology::{DrLab, Family};
+
+use crate::{prepare, root};
+
+/// Subcommands of `cargo xtask lab`.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Make the lab: client, director and three backends, balancing
+    Up,
+    /// Remove it
+    Down,
+    /// Run a command on one of its hosts
+    Exec {
+        /// client, director, b1, b2, …
+        host: String,
+        /// The command; a shell if there is none
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Show its hosts and what runs on them
+    Status,
+}
+
+/// The one lab that is kept.
+pub const ID: &str = "lb-lab";
+
+/// Runs a subcommand.
+pub fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up => up(),
+        Command::Down => down(),
+        Command::Exec { host, command } => exec(host, command),
+        Command::Status => status(),
+    }
+}
+
+fn up() -> anyhow::Result<()> {
+    prepare::run("a lab of network namespaces")?;
+    let mut dr = DrLab::build(make()?, 3)?;
+    for index in 0..dr.backends.len() {
+        dr.agent_apply(index)?;
+    }
+    dr.start_director(&[])?;
+    let api = dr.api();
+    for (name, family) in [("web", Family::V4), ("web6", Family::V6)] {
+        let service = dr.service(name, family, &[0, 1, 2]);
+        api.put(&format!("/v1/services/{name}"), &service)?.ok()?;
+    }
+    let text = how_to_look_around(&dr)?;
+    dr.persist()?;
+    print!("{text}");
+    Ok(())
+}
+
+fn down() -> anyhow::Result<()> {
+    root::become_root("removing network namespaces")?;
+    open()?;
+    Lab::remove(ID)?;
+    println!("removed the lab");
+    Ok(())
+}
+
+fn exec(host: &str, command: &[String]) -> anyhow::Result<()> {
+    root::become_root("entering a network namespace")?;
+    let lab = open()?;
+    let shell = ["bash".to_owned()];
+    let words = if command.is_empty() {
+        &shell[..]
+    } else {
+        command
+    };
+    let mut command = lab.existing_host(host)?.command(&words[0]);
+    let variables = variables(&lab)?;
+    let error = command.args(&words[1..]).envs(variables).exec();
+    Err(error).with_context(|| format!("cannot start {}", words[0]))
+}
+
+fn status() -> anyhow::Result<()> {
+    root::become_root("entering network namespaces")?;
+    let lab = open()?;
+    for name in lab.host_names()? {
+        let host = lab.existing_host(&name)?;
+        println!("{name} (namespace {}):", host.namespace());
+        for line in host.run("ip", ["-brief", "address", "show"])?.lines() {
+            println!("  {line}");
+        }
+        for pid in integration::run(std::process::Command::new("ip").args([
+            "netns",
+            "pids",
+            host.namespace(),
+        ]))?
+        .split_whitespace()
+        {
+            // It may have ended since.
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            println!("  process {pid}: {line}");
+        }
+    }
+    match Api::new(DrLab::socket_of(&lab))
+        .get("/readyz")
+        .and_then(Reply::ok)
+    {
+        Ok(_) => println!("lb-ctl is ready"),
+        Err(e) => println!("lb-ctl is not ready: {e:#}"),
+    }
+    Ok(())
+}
+
+/// An empty lab under the fixed id.
+pub fn make() -> anyhow::Result<Lab> {
+    Lab::with_id(ID).context("if a lab is up already, `cargo xtask lab down` removes it")
+}
+
+fn open() -> anyhow::Result<Lab> {
+    Lab::open(ID).context("`cargo xtask lab up` makes the lab")
+}
+
+/// With these, `lb-ctl` needs no options to find the director, nor a path.
+fn variables(lab: &Lab) -> anyhow::Result<[(&'static str, String); 2]> {
+    let own = std::env::current_exe()?;
+    let Some(programs) = own.parent() else {
+        bail!("{} has no directory", own.display());
+    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    Ok([
+        (
+            "LB_LISTEN",
+            format!("unix:{}", DrLab::socket_of(lab).display()),
+        ),
+        ("PATH", format!("{}:{path}", programs.display())),
+    ])
+}
+
+/// What to type in a lab that is kept.
+pub fn how_to_look_around(dr: &DrLab) -> anyhow::Result<String> {
+    let vip = Family::V4.vip();
+    let vip6 = Family::V6.vip_in_url();
+    let socket = DrLab::socket_of(&dr.lab);
+    let backends: Vec<&str> = dr.backends.iter().map(|b| b.name()).collect();
+    Ok(format!(
+        "The lab is up: client, director, {backends} on one segment (203.0.113.0/24).
+
+  a request         cargo xtask lab exec client -- curl -s http://{vip}/
+  over IPv6         cargo xtask lab exec client -- curl -s 'http://{vip6}/'
+  who has the VIP   cargo xtask lab exec client -- ip neighbour
+  the director      cargo xtask lab exec director -- lb-ctl status
+  its API           curl --unix-socket {socket} http://localhost/v1/services
+  a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vip} --interface eth0
+  watch the wire    cargo xtask lab exec b1 -- tcpdump -eni eth0
+  a shell           cargo xtask lab exec client
+  logs              ls {dir}/*.log
+  remove it         cargo xtask lab down
+",
+        backends = backends.join(", "),
+        socket = socket.display(),
+        dir = dr.lab.dir().display(),
+    ))
+}

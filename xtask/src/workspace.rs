@@ -1,0 +1,67 @@
+//! The workspace, and running programs in it.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::stderr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// The top directory.
+pub fn root() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
+}
+
+/// Where set-up puts the tools that it builds.
+pub fn tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+/// The cargo that runs this task, in the top directory.
+pub fn cargo() -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
+
+/// Runs a command whose output the user shall see. It goes to standard error:
+/// standard output is for the task's own result.
+pub fn call(command: &mut Command) -> anyhow::Result<()> {
+    let line = line_of(command);
+    let output = stderr().as_fd().try_clone_to_owned()?;
+    let status = command
+        .stdout(Stdio::from(output))
+        .status()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` failed: {status}");
+    }
+    Ok(())
+}
+
+/// Standard output of a command if it succeeds.
+pub fn output_of(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+/// Whether a program can be found, also where only root has it in its path.
+pub fn has_program(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .any(|dir| dir.join(name).is_file())
+}
+
+fn line_of(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
