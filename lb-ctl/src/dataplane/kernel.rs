@@ -1,0 +1,256 @@
+//! The maps in the kernel as a [`Dataplane`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use aya::maps::{MapError, PerCpuValues};
+use lb_common::Address;
+use lb_common::backend::Backend;
+use lb_common::counters::{BackendCounters, DropReason};
+use lb_common::flow;
+use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot, blocks};
+use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use nix::time::{ClockId, clock_gettime};
+
+use super::maps::{Flows, Maps, for_each};
+use super::{Attachment, Capacity, Dataplane, Dump, FlowTable, Op, RecordedFlow, ServiceKey};
+
+/// The maps of the loaded program.
+pub struct Kernel {
+    maps: Maps,
+    flows: Arc<KernelFlows>,
+    capacity: Capacity,
+    attachments: Vec<Attachment>,
+}
+
+impl Kernel {
+    pub(super) fn new(
+        maps: Maps,
+        flows: Flows,
+        capacity: Capacity,
+        attachments: Vec<Attachment>,
+    ) -> Self {
+        let flows = Arc::new(KernelFlows {
+            flows,
+            size: capacity.flows,
+        });
+        Self {
+            maps,
+            flows,
+            capacity,
+            attachments,
+        }
+    }
+
+    fn read_ring(&self, first_block: u32, slots: u32) -> anyhow::Result<Vec<Slot>> {
+        let mut read = Vec::with_capacity(slots as usize);
+        for block in first_block..first_block + blocks(slots) {
+            let RingBlock { slots } = self.maps.rings.get(&block, 0)?;
+            read.extend(slots);
+        }
+        read.truncate(slots as usize);
+        debug_assert!(
+            read.len() % SLOTS_PER_BLOCK as usize == slots as usize % SLOTS_PER_BLOCK as usize
+        );
+        Ok(read)
+    }
+
+    fn read_service(
+        &self,
+        value: ServiceValue,
+    ) -> anyhow::Result<(ServiceValue, Vec<Slot>, Vec<Slot>)> {
+        let slots = self.read_ring(value.ring_offset, value.slots)?;
+        let old = if slots.iter().any(|slot| slot.is_moving()) {
+            self.read_ring(value.ring_offset + blocks(value.slots), value.slots)?
+        } else {
+            Vec::new()
+        };
+        Ok((value, slots, old))
+    }
+}
+
+impl Dataplane for Kernel {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn dump(&self) -> anyhow::Result<Dump> {
+        let mut values = BTreeMap::new();
+        for_each(&self.maps.services_v4, u32::MAX / 2, |key, value| {
+            values.insert(ServiceKey::from(key), value);
+        })?;
+        for_each(&self.maps.services_v6, u32::MAX / 2, |key, value| {
+            values.insert(ServiceKey::from(key), value);
+        })?;
+        let services = values
+            .into_iter()
+            .map(|(key, value)| Ok((key, self.read_service(value)?)))
+            .collect::<anyhow::Result<_>>()
+            .context("reading the rings")?;
+        let mut dump = Dump {
+            services,
+            settings: self.maps.settings.get(&0, 0)?,
+            ..Dump::default()
+        };
+        for id in 1..self.capacity.backends {
+            let entry = self.maps.backends.get(&id, 0)?;
+            if entry != Backend::default() {
+                dump.backends.insert(id, entry);
+            }
+        }
+        for key in self.maps.vips.keys() {
+            dump.vips.insert(key?.vip.into());
+        }
+        for key in self.maps.local_macs.keys() {
+            let key = key?;
+            dump.local_macs.insert((key.interface, key.mac));
+        }
+        for key in self.maps.interfaces.keys() {
+            dump.interfaces.insert(key?);
+        }
+        Ok(dump)
+    }
+
+    fn apply(&mut self, op: &Op) -> anyhow::Result<()> {
+        let maps = &mut self.maps;
+        match op {
+            Op::PutBackend(id, entry) => maps.backends.set(*id, entry, 0)?,
+            Op::ResetCounters(id) => {
+                let zeros =
+                    vec![BackendCounters::default(); aya::util::nr_cpus().map_err(|(_, e)| e)?];
+                maps.counters.set(*id, PerCpuValues::try_from(zeros)?, 0)?;
+            }
+            Op::WriteRing(first, blocks) => {
+                for (i, block) in (*first..).zip(blocks) {
+                    maps.rings.set(i, block, 0)?;
+                }
+            }
+            Op::PutService(key, value) => match key.vip {
+                IpAddr::V4(vip) => {
+                    let key = ServiceKeyV4::new(vip, key.port, key.protocol);
+                    maps.services_v4.insert(key, value, 0)?;
+                }
+                IpAddr::V6(vip) => {
+                    let key = ServiceKeyV6::new(vip, key.port, key.protocol);
+                    maps.services_v6.insert(key, value, 0)?;
+                }
+            },
+            Op::RemoveService(key) => absent_is_fine(match key.vip {
+                IpAddr::V4(vip) => {
+                    let key = ServiceKeyV4::new(vip, key.port, key.protocol);
+                    maps.services_v4.remove(&key)
+                }
+                IpAddr::V6(vip) => {
+                    let key = ServiceKeyV6::new(vip, key.port, key.protocol);
+                    maps.services_v6.remove(&key)
+                }
+            })?,
+            Op::AddVip(vip) => maps.vips.insert(VipKey { vip: (*vip).into() }, 0, 0)?,
+            Op::RemoveVip(vip) => absent_is_fine(maps.vips.remove(&VipKey { vip: (*vip).into() }))?,
+            Op::AddLocalMac(key) => maps.local_macs.insert(key, 0, 0)?,
+            Op::RemoveLocalMac(key) => absent_is_fine(maps.local_macs.remove(key))?,
+            Op::AddInterface(index) => maps.interfaces.insert(*index, *index, None, 0)?,
+            Op::RemoveInterface(index) => absent_is_fine(maps.interfaces.remove(*index))?,
+            Op::PutSettings(settings) => maps.settings.set(0, settings, 0)?,
+        }
+        Ok(())
+    }
+
+    fn counters(&self, backend: u32) -> anyhow::Result<BackendCounters> {
+        let values = self.maps.counters.get(&backend, 0)?;
+        Ok(values
+            .iter()
+            .fold(BackendCounters::default(), |a, b| BackendCounters {
+                packets: a.packets + b.packets,
+                bytes: a.bytes + b.bytes,
+                flows: a.flows + b.flows,
+                padding: 0,
+            }))
+    }
+
+    fn drops(&self, reason: DropReason) -> anyhow::Result<u64> {
+        Ok(self.maps.drops.get(&(reason as u32), 0)?.iter().sum())
+    }
+
+    fn flows(&self) -> Arc<dyn FlowTable> {
+        self.flows.clone()
+    }
+
+    fn now(&self) -> u32 {
+        // bpf_ktime_get_ns reads the same clock.
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC always exists");
+        flow::seconds(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+    }
+
+    fn attachments(&self) -> Vec<Attachment> {
+        self.attachments.clone()
+    }
+}
+
+struct KernelFlows {
+    flows: Flows,
+    size: u32,
+}
+
+impl FlowTable for KernelFlows {
+    fn scan(&self, visit: &mut dyn FnMut(RecordedFlow)) -> anyhow::Result<(u64, u64)> {
+        let v4 = for_each(&self.flows.v4, self.size, |key, value| {
+            visit(RecordedFlow {
+                key: ServiceKey::from(ServiceKeyV4 {
+                    vip: key.vip,
+                    port: key.port,
+                    protocol: key.protocol,
+                    padding: 0,
+                }),
+                value,
+            });
+        })?;
+        let v6 = for_each(&self.flows.v6, self.size, |key, value| {
+            visit(RecordedFlow {
+                key: ServiceKey::from(ServiceKeyV6 {
+                    vip: key.vip,
+                    port: key.port,
+                    protocol: key.protocol,
+                    padding: 0,
+                }),
+                value,
+            });
+        })?;
+        Ok((v4, v6))
+    }
+}
+
+impl From<ServiceKeyV4> for ServiceKey {
+    fn from(key: ServiceKeyV4) -> Self {
+        Self {
+            vip: Address::from_v4_word(key.vip).into(),
+            port: u16::from_be(key.port),
+            protocol: key.protocol,
+        }
+    }
+}
+
+impl From<ServiceKeyV6> for ServiceKey {
+    fn from(key: ServiceKeyV6) -> Self {
+        Self {
+            vip: key.vip.into(),
+            port: u16::from_be(key.port),
+            protocol: key.protocol,
+        }
+    }
+}
+
+/// Removing what is not there reaches what was wanted.
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

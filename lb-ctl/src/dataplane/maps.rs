@@ -1,0 +1,124 @@
+//! The BPF maps by name and type.
+
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::{Ebpf, Pod};
+use lb_common::backend::Backend;
+use lb_common::counters::BackendCounters;
+use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
+use lb_common::ring::RingBlock;
+use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use lb_common::settings::Settings;
+
+use super::Capacity;
+
+/// Names of the maps whose size depends on the installation.
+pub mod name {
+    /// Backend entries.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Counters, one for each backend entry.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring blocks.
+    pub const RINGS: &str = "RINGS";
+    /// IPv4 flow table.
+    pub const FLOWS_V4: &str = "FLOWS_V4";
+    /// IPv6 flow table.
+    pub const FLOWS_V6: &str = "FLOWS_V6";
+}
+
+/// The maps that are read and written by the control loop.
+pub struct Maps {
+    pub settings: Array<MapData, Settings>,
+    pub services_v4: HashMap<MapData, ServiceKeyV4, ServiceValue>,
+    pub services_v6: HashMap<MapData, ServiceKeyV6, ServiceValue>,
+    pub vips: HashMap<MapData, VipKey, u32>,
+    pub local_macs: HashMap<MapData, LocalMacKey, u32>,
+    pub rings: Array<MapData, RingBlock>,
+    pub backends: Array<MapData, Backend>,
+    pub counters: PerCpuArray<MapData, BackendCounters>,
+    pub drops: PerCpuArray<MapData, u64>,
+    pub interfaces: DevMapHash<MapData>,
+}
+
+/// The flow tables; read from another thread, because they can be large.
+pub struct Flows {
+    pub v4: HashMap<MapData, FlowKeyV4, FlowValue>,
+    pub v6: HashMap<MapData, FlowKeyV6, FlowValue>,
+}
+
+/// Takes the maps out of a loaded object.
+///
+/// # Errors
+/// If a map is missing or of another type: then the object is not the one
+/// that this `lb-ctl` was built for.
+pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows)> {
+    let maps = Maps {
+        settings: take_one(object, "SETTINGS")?,
+        services_v4: take_one(object, "SERVICES_V4")?,
+        services_v6: take_one(object, "SERVICES_V6")?,
+        vips: take_one(object, "VIPS")?,
+        local_macs: take_one(object, "LOCAL_MACS")?,
+        rings: take_one(object, name::RINGS)?,
+        backends: take_one(object, name::BACKENDS)?,
+        counters: take_one(object, name::COUNTERS)?,
+        drops: take_one(object, "DROPS")?,
+        interfaces: take_one(object, "INTERFACES")?,
+    };
+    let flows = Flows {
+        v4: take_one(object, name::FLOWS_V4)?,
+        v6: take_one(object, name::FLOWS_V6)?,
+    };
+    Ok((maps, flows))
+}
+
+/// What to call maps of the given sizes, for the loader.
+pub fn sizes(capacity: &Capacity) -> [(&'static str, u32); 5] {
+    [
+        (name::BACKENDS, capacity.backends),
+        (name::COUNTERS, capacity.backends),
+        (name::RINGS, capacity.ring_blocks),
+        (name::FLOWS_V4, capacity.flows),
+        (name::FLOWS_V6, capacity.flows),
+    ]
+}
+
+/// Number of entries of a pinned map; `None` if there is no such pin.
+///
+/// # Errors
+/// If the kernel refuses to say.
+pub fn pinned_size(path: &std::path::Path) -> Result<Option<u32>, MapError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(MapInfo::from_pin(path)?.max_entries()))
+}
+
+fn take_one<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) -> anyhow::Result<T> {
+    let map = object
+        .take_map(name)
+        .ok_or_else(|| anyhow::anyhow!("the BPF object has no map {name}: rebuild lb-ctl"))?;
+    T::try_from(map).map_err(|error| anyhow::anyhow!("map {name}: {error}: rebuild lb-ctl"))
+}
+
+/// Every key of a hash map, also while others change it.
+///
+/// Deleting a key under the iteration makes the kernel start over, so the
+/// number of steps is bounded by twice the map's size.
+pub fn for_each<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    size: u32,
+    mut visit: impl FnMut(K, V),
+) -> Result<u64, MapError> {
+    let mut count = 0;
+    for key in map.keys().take(2 * size as usize) {
+        let key = key?;
+        match map.get(&key, 0) {
+            Ok(value) => {
+                count += 1;
+                visit(key, value);
+            }
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}

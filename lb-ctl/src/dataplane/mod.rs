@@ -1,0 +1,151 @@
+//! The kernel's side: maps and program. Only this module knows aya.
+//!
+//! [`Dataplane`] is what the control loop needs of it; [`fake::Fake`] is one
+//! in memory.
+
+pub mod fake;
+mod kernel;
+mod loader;
+mod maps;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lb_common::backend::Backend;
+use lb_common::counters::{BackendCounters, DropReason};
+use lb_common::flow::FlowValue;
+use lb_common::ring::{RingBlock, Slot};
+use lb_common::service::{LocalMacKey, ServiceValue};
+use lb_common::settings::Settings;
+
+pub use kernel::Kernel;
+pub use loader::{Attachment, LoadError, LoadOptions, XdpPolicy, load, unload};
+
+/// VIP, protocol and port of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub vip: IpAddr,
+    /// Port in host byte order; 0 stands for every port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// One write to the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Replaces a backend entry.
+    PutBackend(u32, Backend),
+    /// Sets a backend entry's counters to 0.
+    ResetCounters(u32),
+    /// Writes blocks of the ring map, from this one on.
+    WriteRing(u32, Vec<RingBlock>),
+    /// Adds or replaces a service: the moment at which a ring takes effect.
+    PutService(ServiceKey, ServiceValue),
+    /// Removes a service.
+    RemoveService(ServiceKey),
+    /// Adds to the set of VIPs.
+    AddVip(IpAddr),
+    /// Removes from the set of VIPs.
+    RemoveVip(IpAddr),
+    /// Adds to the director's MAC addresses.
+    AddLocalMac(LocalMacKey),
+    /// Removes from the director's MAC addresses.
+    RemoveLocalMac(LocalMacKey),
+    /// Allows redirection to the interface with this index.
+    AddInterface(u32),
+    /// Forbids it.
+    RemoveInterface(u32),
+    /// Replaces the settings.
+    PutSettings(Settings),
+}
+
+/// What the maps hold, but for counters and flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dump {
+    /// The services with the slots of their rings. If a slot is moving, the
+    /// second vector holds every slot's old backend.
+    pub services: BTreeMap<ServiceKey, (ServiceValue, Vec<Slot>, Vec<Slot>)>,
+    /// Backend entries that are not free, and free ones that have been used.
+    pub backends: BTreeMap<u32, Backend>,
+    /// VIPs.
+    pub vips: BTreeSet<IpAddr>,
+    /// MAC addresses of the director.
+    pub local_macs: BTreeSet<(u32, [u8; 6])>,
+    /// Interfaces to which packets can be redirected.
+    pub interfaces: BTreeSet<u32>,
+    /// The settings.
+    pub settings: Settings,
+}
+
+/// Sizes of the maps, as they were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Backend entries, counting the unused entry 0.
+    pub backends: u32,
+    /// Ring blocks.
+    pub ring_blocks: u32,
+    /// Entries of each flow table.
+    pub flows: u32,
+}
+
+/// A recorded flow, as far as the control loop cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedFlow {
+    /// VIP, protocol and port of the flow: of a service, or of one on port 0.
+    pub key: ServiceKey,
+    /// What is recorded.
+    pub value: FlowValue,
+}
+
+/// What the control loop needs of the kernel's side.
+pub trait Dataplane: Send + 'static {
+    /// Sizes of the maps.
+    fn capacity(&self) -> Capacity;
+
+    /// Reads all maps but counters and flows.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn dump(&self) -> anyhow::Result<Dump>;
+
+    /// Writes to a map.
+    ///
+    /// # Errors
+    /// If the kernel refuses; then nothing has been written but perhaps part
+    /// of a ring that no service refers to.
+    fn apply(&mut self, op: &Op) -> anyhow::Result<()>;
+
+    /// Sums a backend entry's counters over the CPUs.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn counters(&self, backend: u32) -> anyhow::Result<BackendCounters>;
+
+    /// Sums a drop reason's counter over the CPUs.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn drops(&self, reason: DropReason) -> anyhow::Result<u64>;
+
+    /// The flow tables, for another thread to read.
+    fn flows(&self) -> Arc<dyn FlowTable>;
+
+    /// [`lb_common::flow::seconds`] of the clock that the packet path uses.
+    fn now(&self) -> u32;
+
+    /// Interfaces on which the program runs.
+    fn attachments(&self) -> Vec<Attachment>;
+}
+
+/// The flow tables.
+pub trait FlowTable: Send + Sync {
+    /// Calls `visit` for each recorded flow. Returns the number of IPv4 and
+    /// IPv6 flows.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    fn scan(&self, visit: &mut dyn FnMut(RecordedFlow)) -> anyhow::Result<(u64, u64)>;
+}

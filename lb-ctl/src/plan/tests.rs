@@ -1,0 +1,192 @@
+use std::net::Ipv4Addr;
+
+use lb_common::backend::mode;
+use lb_common::limits;
+use lb_common::protocol::TCP;
+use proptest::prelude::*;
+
+use super::*;
+use crate::dataplane::Dataplane as _;
+use crate::dataplane::fake::Fake;
+
+mod simulation;
+
+pub(super) const TIMEOUT: u32 = 10;
+
+pub(super) const KEY: ServiceKey = ServiceKey {
+    vip: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10)),
+    port: 80,
+    protocol: TCP,
+};
+
+pub(super) fn next_hop(n: u8) -> NextHop {
+    NextHop {
+        interface: 1,
+        mac: [2, 0, 0, 0, 0, n],
+        source_mac: [2, 0, 0, 0, 1, 0],
+        mtu: 1500,
+    }
+}
+
+pub(super) fn backend(n: u8, weight: u32) -> DesiredBackend {
+    DesiredBackend {
+        address: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 20 + n)),
+        port: 0,
+        mode: mode::DR,
+        weight,
+        removed: false,
+        condition: Condition::Up(next_hop(n)),
+    }
+}
+
+pub(super) fn desired(backends: Vec<DesiredBackend>) -> Desired {
+    let service = DesiredService {
+        hash_key: 7,
+        idle_timeout: TIMEOUT,
+        backends,
+    };
+    Desired {
+        services: BTreeMap::from([(KEY, service)]),
+        local_macs: BTreeSet::from([(1, [2, 0, 0, 0, 1, 0])]),
+        interfaces: BTreeSet::from([1]),
+    }
+}
+
+fn new_state(fake: &Fake) -> State {
+    State::from_dump(fake.dump().unwrap(), fake.capacity(), fake.now())
+}
+
+fn apply(fake: &mut Fake, state: &mut State, desired: &Desired) -> usize {
+    let now = fake.now();
+    let ops = plan(state, desired, None, now).unwrap();
+    for op in &ops {
+        fake.apply(op).unwrap();
+    }
+    ops.len()
+}
+
+#[test]
+fn a_second_plan_is_empty_and_so_is_one_after_a_restart() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let wanted = desired(vec![backend(1, 1), backend(2, 3), backend(3, 0)]);
+    assert!(apply(&mut fake, &mut state, &wanted) > 0);
+    assert_eq!(apply(&mut fake, &mut state, &wanted), 0);
+    let mut restarted = new_state(&fake);
+    assert_eq!(apply(&mut fake, &mut restarted, &wanted), 0);
+}
+
+#[test]
+fn what_is_not_desired_goes_whoever_made_it() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let mut wanted = desired(vec![backend(1, 1)]);
+    let orphan = ServiceKey { port: 0, ..KEY };
+    let service = wanted.services[&KEY].clone();
+    wanted.services.insert(orphan, service);
+    apply(&mut fake, &mut state, &wanted);
+    assert_eq!(fake.dump().unwrap().settings.port_zero_services, 1);
+
+    let mut restarted = new_state(&fake);
+    let nothing = Desired::default();
+    apply(&mut fake, &mut restarted, &nothing);
+    let dump = fake.dump().unwrap();
+    assert!(dump.services.is_empty() && dump.vips.is_empty());
+    assert!(dump.local_macs.is_empty() && dump.interfaces.is_empty());
+    assert!(dump.backends.values().all(|b| b.state == state::FREE));
+    assert_eq!(dump.settings.port_zero_services, 0);
+    assert_eq!(apply(&mut fake, &mut restarted, &nothing), 0);
+}
+
+#[test]
+fn the_ring_shares_by_weight_and_leaves_out_who_cannot_be_reached() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let mut unresolved = backend(3, 1);
+    unresolved.condition = Condition::Unresolved;
+    let wanted = desired(vec![backend(1, 1), backend(2, 3), unresolved]);
+    apply(&mut fake, &mut state, &wanted);
+    let owners = fake.owners(&KEY);
+    let share = |n: usize| {
+        let address = Some(wanted.services[&KEY].backends[n].address);
+        owners.iter().filter(|owner| **owner == address).count() as f64 / owners.len() as f64
+    };
+    assert!((share(0) - 0.25).abs() < 0.0025, "{}", share(0));
+    assert!((share(1) - 0.75).abs() < 0.0075, "{}", share(1));
+    assert_eq!(share(2), 0.0);
+}
+
+#[test]
+fn a_backend_that_dies_raises_its_generation_and_one_that_is_slow_does_not() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let mut wanted = desired(vec![backend(1, 1), backend(2, 1)]);
+    apply(&mut fake, &mut state, &wanted);
+    let entry = |fake: &Fake| fake.dump().unwrap().backends[&1];
+
+    let mut set = |condition, fake: &mut Fake| {
+        wanted.services.get_mut(&KEY).unwrap().backends[0].condition = condition;
+        apply(fake, &mut state, &wanted);
+        entry(fake)
+    };
+    let before = entry(&fake);
+    let slow = set(Condition::Unresolved, &mut fake);
+    assert_eq!(
+        (slow.state, slow.generation),
+        (state::ALIVE, before.generation)
+    );
+    let dead = set(Condition::Down, &mut fake);
+    assert_eq!(
+        (dead.state, dead.generation),
+        (state::DEAD, before.generation + 1)
+    );
+    let back = set(Condition::Up(next_hop(9)), &mut fake);
+    assert_eq!(
+        (back.state, back.generation),
+        (state::ALIVE, dead.generation)
+    );
+    assert_eq!(back.next_hop_mac, next_hop(9).mac);
+}
+
+#[test]
+fn full_maps_are_an_error_that_names_the_remedy() {
+    let fake = Fake::new(2);
+    let mut state = new_state(&fake);
+    let wanted = desired(vec![backend(1, 1), backend(2, 1), backend(3, 1)]);
+    let error = plan(&mut state, &wanted, None, 0).unwrap_err();
+    assert!(error.to_string().contains("--max-backends"), "{error}");
+    assert_eq!(limits::ring_blocks(2), 32);
+}
+
+proptest! {
+    /// From any state to any other: the maps hold what is desired, and a
+    /// second plan has nothing to do.
+    #[test]
+    fn plans_converge(
+        steps in prop::collection::vec(
+            prop::collection::vec((1_u8..12, 0_u32..5, 0_u8..3), 0..8),
+            1..6,
+        ),
+    ) {
+        let mut fake = Fake::default();
+        let mut state = new_state(&fake);
+        for step in steps {
+            let mut backends: BTreeMap<u8, DesiredBackend> = BTreeMap::new();
+            for (n, weight, condition) in step {
+                let mut b = backend(n, weight);
+                b.condition = match condition {
+                    0 => Condition::Down,
+                    1 => Condition::Unresolved,
+                    _ => b.condition,
+                };
+                backends.insert(n, b);
+            }
+            let wanted = desired(backends.into_values().collect());
+            apply(&mut fake, &mut state, &wanted);
+            prop_assert_eq!(apply(&mut fake, &mut state, &wanted), 0);
+            let mut restarted = new_state(&fake);
+            prop_assert_eq!(apply(&mut fake, &mut restarted, &wanted), 0);
+            fake.maps().now += 1;
+        }
+    }
+}
