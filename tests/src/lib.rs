@@ -5,7 +5,9 @@
 //! namespaces, also when a test panics. What a killed test run left behind is
 //! removed by the next one.
 
+pub mod agent;
 pub mod api;
+pub mod asker;
 mod command;
 mod host;
 mod lab;
