@@ -34,7 +34,7 @@ pub(crate) fn create_dir(id: &str) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&unborn).with_context(|| format!("cannot make {}", unborn.display()))?;
     fs::write(unborn.join(OWNER), owner_text(std::process::id())?)?;
     let named = if dir.exists() {
-        Err(ErrorKind::AlreadyExists.into())
+        Err(std::io::Error::other("there is such a lab already"))
     } else {
         fs::rename(&unborn, &dir)
     };

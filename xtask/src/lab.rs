@@ -8,7 +8,7 @@ use integration::Lab;
 use integration::api::{Api, Reply};
 use integration::topology::{DrLab, Family};
 
-use crate::{prepare, root};
+use crate::{interrupt, prepare, root};
 
 /// Subcommands of `cargo xtask lab`.
 #[derive(clap::Subcommand)]
@@ -44,7 +44,10 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 
 fn up() -> anyhow::Result<()> {
     prepare::run("a lab of network namespaces")?;
-    let mut dr = DrLab::build(make()?, 3)?;
+    interrupt::block()?;
+    let lab = make()?;
+    interrupt::remove_lab_on_interrupt(lab.id());
+    let mut dr = DrLab::build(lab, 3)?;
     for index in 0..dr.backends.len() {
         dr.agent_apply(index)?;
     }
@@ -54,7 +57,7 @@ fn up() -> anyhow::Result<()> {
         let service = dr.service(name, family, &[0, 1, 2]);
         api.put(&format!("/v1/services/{name}"), &service)?.ok()?;
     }
-    let text = how_to_look_around(&dr)?;
+    let text = how_to_look_around(&dr, &[Family::V4, Family::V6]);
     dr.persist()?;
     print!("{text}");
     Ok(())
@@ -117,7 +120,7 @@ fn status() -> anyhow::Result<()> {
 
 /// An empty lab under the fixed id.
 pub fn make() -> anyhow::Result<Lab> {
-    Lab::with_id(ID).context("if a lab is up already, `cargo xtask lab down` removes it")
+    Lab::with_id(ID).context("`cargo xtask lab down` removes a lab that is up")
 }
 
 fn open() -> anyhow::Result<Lab> {
@@ -140,28 +143,33 @@ fn variables(lab: &Lab) -> anyhow::Result<[(&'static str, String); 2]> {
     ])
 }
 
-/// What to type in a lab that is kept.
-pub fn how_to_look_around(dr: &DrLab) -> anyhow::Result<String> {
-    let vip = Family::V4.vip();
-    let vip6 = Family::V6.vip_in_url();
+/// What to type in a lab that is kept and has services on these VIPs.
+pub fn how_to_look_around(dr: &DrLab, families: &[Family]) -> String {
     let socket = DrLab::socket_of(&dr.lab);
     let backends: Vec<&str> = dr.backends.iter().map(|b| b.name()).collect();
-    Ok(format!(
+    let requests: String = families
+        .iter()
+        .map(|family| {
+            let vip = family.vip_in_url();
+            format!("  a request         cargo xtask lab exec client -- curl -gs 'http://{vip}/'\n")
+        })
+        .collect();
+    let vips: Vec<String> = families.iter().map(|f| f.vip().to_string()).collect();
+    format!(
         "The lab is up: client, director, {backends} on one segment (203.0.113.0/24).
 
-  a request         cargo xtask lab exec client -- curl -s http://{vip}/
-  over IPv6         cargo xtask lab exec client -- curl -s 'http://{vip6}/'
-  who has the VIP   cargo xtask lab exec client -- ip neighbour
+{requests}  who has the VIP   cargo xtask lab exec client -- ip neighbour
   the director      cargo xtask lab exec director -- lb-ctl status
   its API           curl --unix-socket {socket} http://localhost/v1/services
-  a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vip} --interface eth0
+  a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0
   watch the wire    cargo xtask lab exec b1 -- tcpdump -eni eth0
   a shell           cargo xtask lab exec client
   logs              ls {dir}/*.log
   remove it         cargo xtask lab down
 ",
         backends = backends.join(", "),
+        vips = vips.join(","),
         socket = socket.display(),
         dir = dr.lab.dir().display(),
-    ))
+    )
 }

@@ -3,6 +3,7 @@
 mod build_ebpf;
 mod console;
 mod demo;
+mod interrupt;
 mod lab;
 mod prepare;
 mod root;

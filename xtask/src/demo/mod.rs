@@ -1,7 +1,6 @@
 //! `cargo xtask demo`: a director balances real traffic, and one watches.
 
 mod bars;
-mod interrupt;
 mod scenario;
 mod tally;
 mod traffic;
@@ -13,7 +12,7 @@ use integration::Lab;
 use integration::topology::{DrLab, Family};
 
 use crate::console::Console;
-use crate::{lab, prepare};
+use crate::{interrupt, lab, prepare};
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -69,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Err(e) => bail!("{e:#}\n{}", scenario::director_log(&dr)),
     };
     if args.keep {
-        let text = lab::how_to_look_around(&dr)?;
+        let text = lab::how_to_look_around(&dr, &[family]);
         dr.persist()?;
         console.line(&text);
     } else {
@@ -77,7 +76,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         drop(dr);
     }
     console.line(&format!("took {:.1} s", start.elapsed().as_secs_f64()));
-    println!("{}", result.json());
+    println!("{}", result.json()?);
     ensure!(result.failed == 0, "{} requests failed", result.failed);
     ensure!(
         result.vip_mac_owner == "director",

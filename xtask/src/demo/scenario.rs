@@ -91,6 +91,7 @@ impl Play<'_> {
         ));
         let mut service = self.dr.service(SERVICE, self.family, &[0, 1, 2]);
         service["health_check"]["interval_ms"] = json!(250);
+        service["health_check"]["timeout_ms"] = json!(250);
         let path = format!("/v1/services/{SERVICE}");
         self.dr.api().put(&path, &service)?.ok()?;
         for index in 0..3 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 /// Counts of requests, for all of the demo and for the phase since the last
 /// change. A request that was retried counts once.
@@ -76,21 +76,31 @@ pub struct Summary {
 
 impl Summary {
     /// In one line.
-    pub fn json(&self) -> Value {
-        let backends: serde_json::Map<String, Value> = self
-            .backends
-            .iter()
-            .map(|(address, count)| (address.clone(), (*count).into()))
-            .collect();
-        json!({
-            "mode": "dr",
-            "requests": self.requests,
-            "ok": self.requests - self.failed,
-            "failed": self.failed,
-            "retried": self.retried,
-            "backends": backends,
-            "vip_mac_owner": self.vip_mac_owner,
-        })
+    pub fn json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string(self)?)
+    }
+}
+
+impl Serialize for Summary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("mode", "dr")?;
+        map.serialize_entry("requests", &self.requests)?;
+        map.serialize_entry("ok", &(self.requests - self.failed))?;
+        map.serialize_entry("failed", &self.failed)?;
+        map.serialize_entry("retried", &self.retried)?;
+        map.serialize_entry("backends", &Counts(&self.backends))?;
+        map.serialize_entry("vip_mac_owner", &self.vip_mac_owner)?;
+        map.end()
+    }
+}
+
+/// A map in the order of the list.
+struct Counts<'a>(&'a [(String, u64)]);
+
+impl Serialize for Counts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, count)| (name, count)))
     }
 }
 
@@ -127,8 +137,7 @@ mod tests {
             backends: vec![("203.0.113.21".to_owned(), 9)],
             vip_mac_owner: "director".to_owned(),
         };
-        let expected = json!({"mode": "dr", "requests": 10, "ok": 9, "failed": 1, "retried": 2,
-            "backends": {"203.0.113.21": 9}, "vip_mac_owner": "director"});
-        assert_eq!(summary.json(), expected);
+        let expected = r#"{"mode":"dr","requests":10,"ok":9,"failed":1,"retried":2,"backends":{"203.0.113.21":9},"vip_mac_owner":"director"}"#;
+        assert_eq!(summary.json().unwrap(), expected);
     }
 }

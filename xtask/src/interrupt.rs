@@ -1,4 +1,4 @@
-//! Ctrl-C in the middle of the demo: the lab goes all the same.
+//! Ctrl-C while a lab is up: the lab goes all the same.
 
 use std::process::exit;
 use std::thread;
