@@ -70,7 +70,7 @@ pub fn settle(facts: &Facts, want: &Want, notes: &mut Vec<String>) -> anyhow::Re
         want.interfaces = interface::choose(facts, &want.vips).map_err(|e| anyhow!(e))?;
         for name in &want.interfaces {
             notes.push(format!(
-                "{name} faces the segment: the route to the VIP leads there"
+                "{name} is taken to face the segment; if it does not: --interface NAME"
             ));
         }
     }

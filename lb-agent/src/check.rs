@@ -62,7 +62,7 @@ pub fn check(facts: &Facts, state: Option<&State>, want: &Want) -> Vec<Finding> 
             findings.push(Finding {
                 kind: Kind::Interface,
                 problem: interface::unknown(facts, name),
-                fix: "lb-agent apply --interface NAME".to_owned(),
+                fix: format!("lb-agent apply --interface {}", replacement(facts, want)),
             });
         }
     }
@@ -219,6 +219,15 @@ fn differs(state: &State, want: &Want, findings: &mut Vec<Finding>) {
             report(format!("{vip} is configured and was not applied yet"));
         }
     }
+}
+
+/// The interface that was probably meant.
+fn replacement(facts: &Facts, want: &Want) -> String {
+    let chosen = interface::choose(facts, &want.vips).unwrap_or_default();
+    chosen
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| "NAME".to_owned())
 }
 
 fn missing(vip: Vip) -> Finding {

@@ -48,7 +48,7 @@ pub async fn run(
         return Ok(Some(report));
     }
     ready(&report);
-    tracing::info!(vips = ?report.want.vips, interfaces = ?report.want.interfaces, "watching");
+    tracing::info!("watching {}", report.want);
 
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,5 +1,6 @@
 //! What `apply` found, so that `undo` can put it back.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -24,6 +25,17 @@ pub struct Want {
     pub vips: Vec<Vip>,
     /// Names of the interfaces that face the segment.
     pub interfaces: Vec<String>,
+}
+
+impl fmt::Display for Want {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let vips: Vec<String> = self.vips.iter().map(ToString::to_string).collect();
+        f.write_str(&vips.join(", "))?;
+        if !self.interfaces.is_empty() {
+            write!(f, " towards {}", self.interfaces.join(", "))?;
+        }
+        Ok(())
+    }
 }
 
 /// What is wanted, and what was there before.
