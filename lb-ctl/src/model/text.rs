@@ -11,11 +11,12 @@ use super::{Backend, Kind, Problem};
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let kind = match error.inner().classify() {
-            serde_json::error::Category::Data => Kind::Schema,
-            _ => Kind::Malformed,
-        };
-        problem(kind, error.path(), error.inner().to_string())
+        let detail = error.inner().to_string();
+        match error.inner().classify() {
+            serde_json::error::Category::Data => problem(error.path(), detail),
+            // Line and column are in the text.
+            _ => Problem::new(Kind::Malformed, detail),
+        }
     })?;
     deserializer
         .end()
@@ -29,7 +30,7 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// `schema` naming the field.
 pub fn from_json_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(value)
-        .map_err(|error| problem(Kind::Schema, error.path(), error.inner().to_string()))
+        .map_err(|error| problem(error.path(), error.inner().to_string()))
 }
 
 /// Reads TOML.
@@ -40,7 +41,7 @@ pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     let malformed = |error: toml::de::Error| Problem::new(Kind::Malformed, error.to_string());
     let deserializer = toml::Deserializer::parse(text).map_err(malformed)?;
     serde_path_to_error::deserialize(deserializer)
-        .map_err(|error| problem(Kind::Schema, error.path(), error.inner().to_string()))
+        .map_err(|error| problem(error.path(), error.inner().to_string()))
 }
 
 /// Reads a weight.
@@ -59,8 +60,8 @@ pub fn weight(text: &str) -> Result<u32, String> {
         })
 }
 
-fn problem(kind: Kind, path: &serde_path_to_error::Path, detail: String) -> Problem {
-    let problem = Problem::new(kind, detail);
+fn problem(path: &serde_path_to_error::Path, detail: String) -> Problem {
+    let problem = Problem::new(Kind::Schema, detail);
     let path = path.to_string();
     // "." is the document itself, "?" what serde could not tell.
     if path.is_empty() || path == "." || path == "?" {

@@ -183,7 +183,7 @@ impl Service {
                     "the service {} has a backend {} already",
                     self.name, backend.address
                 );
-                return Err(Problem::new(Kind::Conflict, detail).at(format!("{path}.address")));
+                return Err(Problem::invalid(format!("{path}.address"), detail));
             }
         }
         if let Some(check) = &self.health_check {
