@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use crate::root::sudo;
-use crate::toolchain::{BPF_LINKER_VERSION, Toolchain, has_bpf_linker};
+use crate::toolchain::{BPF_LINKER_VERSION, NIGHTLY, Toolchain, has_bpf_linker};
 use crate::workspace::{call, cargo, has_program, output_of, tools};
 
 /// Something that is needed, how one sees that it is there, and the Debian
@@ -195,9 +195,9 @@ fn as_root(words: &[&str], hint: &str) -> anyhow::Result<()> {
 
 /// The other way to a toolchain, where Debian's packages cannot be had.
 fn install_nightly() -> anyhow::Result<Toolchain> {
-    eprintln!("installing rustup's nightly with the sources of core, to build core for BPF");
+    eprintln!("installing rustup's {NIGHTLY} with the sources of core, to build core for BPF");
     let mut rustup = Command::new("rustup");
-    rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+    rustup.args(["toolchain", "install", NIGHTLY, "--profile", "minimal"]);
     let installed = call(rustup.args(["--component", "rust-src"]));
     Toolchain::find().with_context(|| {
         let reason = installed
@@ -206,8 +206,8 @@ fn install_nightly() -> anyhow::Result<Toolchain> {
         let packages: Vec<&str> = DEBIAN_RUST.iter().map(|need| need.package).collect();
         format!(
             "no Rust that can build for BPF, and none could be installed{reason}. One of these \
-             is needed:\n  the Debian packages {}\n  rustup toolchain install nightly --component \
-             rust-src",
+             is needed:\n  the Debian packages {}\n  rustup toolchain install {NIGHTLY} \
+             --component rust-src",
             packages.join(" ")
         )
     })
@@ -237,6 +237,7 @@ fn build_linker() -> anyhow::Result<()> {
             "bpf-linker",
             "--version",
             BPF_LINKER_VERSION,
+            "--locked",
             "--force",
         ])
         .args(["--no-default-features", "--features", "llvm-22", "--root"])
@@ -262,7 +263,12 @@ fn download_linker() -> anyhow::Result<()> {
         "--silent",
         "--output",
     ]);
-    call(curl.arg(&archive).arg(&url))?;
+    call(curl.arg(&archive).arg(&url)).with_context(|| {
+        format!(
+            "cannot download bpf-linker: put it into {} by hand",
+            bin.display()
+        )
+    })?;
     call(
         Command::new("tar")
             .arg("-xf")

@@ -11,12 +11,16 @@ use crate::workspace::{output_of, root, tools};
 pub enum Toolchain {
     /// Debian's rustc-web with its prebuilt `core` for BPF.
     Debian,
-    /// A nightly from rustup with the sources of `core`.
+    /// [`NIGHTLY`] from rustup with the sources of `core`.
     Rustup,
 }
 
-/// Of the linker that fits all of them.
+/// Of the linker that fits both of them.
 pub const BPF_LINKER_VERSION: &str = "0.13.0";
+
+/// One nightly for everybody: its LLVM is the one in that linker's release,
+/// and what the user calls `nightly` stays as it is.
+pub const NIGHTLY: &str = "nightly-2026-10-30";
 
 /// The target: BPF, little-endian.
 pub const TARGET: &str = "bpfel-unknown-none";
@@ -53,7 +57,7 @@ impl Toolchain {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Debian => "Debian's rustc-web, with a prebuilt core for BPF",
-            Self::Rustup => "rustup's nightly, with the sources of core",
+            Self::Rustup => "a nightly from rustup, with the sources of core",
         }
     }
 
@@ -68,7 +72,7 @@ impl Toolchain {
             }
             Self::Rustup => {
                 let mut rustup = Command::new("rustup");
-                rustup.args(["run", "nightly", "cargo", "build", "-Zbuild-std=core"]);
+                rustup.args(["run", NIGHTLY, "cargo", "build", "-Zbuild-std=core"]);
                 rustup
             }
         };
@@ -114,7 +118,7 @@ fn debian_is_complete() -> bool {
 
 fn nightly_has_sources() -> bool {
     let mut rustc = Command::new("rustup");
-    rustc.args(["run", "nightly", "rustc", "--print", "sysroot"]);
+    rustc.args(["run", NIGHTLY, "rustc", "--print", "sysroot"]);
     output_of(&mut rustc).is_some_and(|sysroot| {
         Path::new(&sysroot)
             .join("lib/rustlib/src/rust/library/core/Cargo.toml")
