@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 
 use crate::command::ip;
-use crate::{Host, Segment, leftovers, xdp_pass};
+use crate::{Host, Segment, XdpAction, leftovers, xdp};
 
 /// Where `ip netns` keeps namespaces.
 pub(crate) const NETNS_DIR: &str = "/run/netns";
@@ -73,7 +73,6 @@ impl Lab {
             None::<&str>,
         )
         .with_context(|| format!("cannot mount a bpffs at {}", lab.bpffs.display()))?;
-        xdp_pass::load_and_pin(&lab.xdp_pass())?;
         Ok(lab)
     }
 
@@ -119,7 +118,8 @@ impl Lab {
         let number = self.segments.fetch_add(1, Ordering::Relaxed);
         let namespace = self.add_namespace(name)?;
         let switch = Host::new(name, &namespace, &self.dir)?;
-        Segment::new(switch, number, &self.xdp_pass())
+        let pass = self.xdp_program(XdpAction::Pass)?;
+        Segment::new(switch, number, &pass)
             .with_context(|| format!("cannot make the segment {name}"))
     }
 
@@ -139,6 +139,16 @@ impl Lab {
         }
         host.run("ip", ["link", "set", "dev", "lo", "up"])?;
         Ok(host)
+    }
+
+    /// Path of a pinned XDP program that does the same with every packet, for
+    /// `ip link set dev IFNAME xdpdrv pinned PATH`.
+    pub fn xdp_program(&self, action: XdpAction) -> anyhow::Result<PathBuf> {
+        let path = self.bpffs.join(format!("{action:?}").to_lowercase());
+        if !path.exists() {
+            xdp::load_and_pin(&path, action)?;
+        }
+        Ok(path)
     }
 
     /// A host that exists, for a lab from [`Self::open`].
@@ -178,10 +188,6 @@ impl Lab {
 
     fn namespace(&self, name: &str) -> String {
         format!("{}.{name}", self.id)
-    }
-
-    fn xdp_pass(&self) -> PathBuf {
-        self.bpffs.join("pass")
     }
 }
 

@@ -20,7 +20,7 @@ mod process;
 mod segment;
 pub mod topology;
 mod wait;
-mod xdp_pass;
+mod xdp;
 
 pub use command::run;
 pub use host::Host;
@@ -29,3 +29,4 @@ pub use mac::Mac;
 pub use process::Process;
 pub use segment::Segment;
 pub use wait::{Outcome, eventually, try_eventually};
+pub use xdp::XdpAction;

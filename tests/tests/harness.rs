@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use integration::nginx::Nginx;
-use integration::packets::{Arp, Ndp, NdpKind, PacketSocket};
+use integration::packets::{Arp, Ethernet, Ndp, NdpKind, PacketSocket};
 use integration::topology::{DrLab, Family};
-use integration::{Host, Lab, Mac, Process, Segment, eventually};
+use integration::{Host, Lab, Mac, Process, Segment, XdpAction, eventually};
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -62,6 +62,29 @@ fn ports_have_a_native_xdp_program() {
         let link = segment.switch().link(&port).unwrap();
         assert_eq!(link["xdp"]["mode"].as_u64(), Some(NATIVE), "{link}");
     }
+}
+
+#[test]
+fn frames_that_xdp_sends_back_arrive() {
+    let lab = Lab::new("tx").unwrap();
+    let (_segment, a, b) = pair(&lab);
+    let program = lab.xdp_program(XdpAction::Tx).unwrap();
+    let program = program.to_str().unwrap();
+    b.run(
+        "ip",
+        ["link", "set", "dev", "eth0", "xdpdrv", "pinned", program],
+    )
+    .unwrap();
+    let at_a = PacketSocket::open(&a, "eth0").unwrap();
+    let frame = Ethernet {
+        destination: Mac::BROADCAST,
+        source: Mac([2, 0, 0, 0, 0, 9]),
+        ethertype: 0x88b5, // for experiments
+    }
+    .frame(&[7; 100]);
+    at_a.send(&frame).unwrap();
+    let back = at_a.receive_where(SOON, |f| (f == frame).then_some(()));
+    assert_eq!(back.unwrap(), Some(()));
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! An XDP program that passes everything, without a compiler.
+//! XDP programs that do the same with every packet, without a compiler.
 //!
 //! A frame that a program sends back out of a veth (XDP_TX) is delivered only
 //! if the other end of the pair takes packets through NAPI, and a veth does so
-//! only while it has an XDP program itself. So each port of a segment gets
-//! this one.
+//! only while it has an XDP program itself. So each port of a segment gets one
+//! that passes everything.
 
 use std::ffi::CString;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -13,9 +13,21 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 
-/// Loads the program and pins it at `path`, which must be on a bpffs.
-pub(crate) fn load_and_pin(path: &Path) -> anyhow::Result<()> {
-    let program = load().context("cannot load an XDP program")?;
+/// What an XDP program does with a packet; the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpAction {
+    /// Drops it.
+    Drop = 1,
+    /// Hands it to the kernel's stack.
+    Pass = 2,
+    /// Sends it back as it is.
+    Tx = 3,
+}
+
+/// Loads a program that always does the same and pins it at `path`, which
+/// must be on a bpffs.
+pub(crate) fn load_and_pin(path: &Path, action: XdpAction) -> anyhow::Result<()> {
+    let program = load(action).context("cannot load an XDP program")?;
     pin(&program, path).with_context(|| format!("cannot pin a program at {}", path.display()))
 }
 
@@ -23,9 +35,11 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 
-/// `r0 = XDP_PASS; exit`, each instruction as the kernel's `struct bpf_insn`
+/// `r0 = action; exit`, each instruction as the kernel's `struct bpf_insn`
 /// stands in memory on a little-endian machine.
-const PASS: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+const fn program(action: XdpAction) -> [u64; 2] {
+    [((action as u64) << 32) | 0xb7, 0x95]
+}
 
 /// The head of the kernel's `union bpf_attr` as BPF_PROG_LOAD reads it.
 #[repr(C)]
@@ -46,11 +60,12 @@ struct ObjPin {
     file_flags: u32,
 }
 
-fn load() -> anyhow::Result<OwnedFd> {
+fn load(action: XdpAction) -> anyhow::Result<OwnedFd> {
+    let instructions = program(action);
     let attributes = ProgLoad {
         prog_type: BPF_PROG_TYPE_XDP,
-        insn_cnt: PASS.len() as u32,
-        insns: PASS.as_ptr() as u64,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,
     };
     let fd = bpf(BPF_PROG_LOAD, &attributes)?;
