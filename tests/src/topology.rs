@@ -175,7 +175,7 @@ impl DrLab {
     /// standard output.
     pub fn agent(&self, index: usize, command: &str, more: &[&str]) -> anyhow::Result<String> {
         let host = &self.backends[index].host;
-        let state = self.lab.dir().join(format!("{}-agent", host.name()));
+        let state = Self::agent_state_of(&self.lab, host.name());
         let vips = format!("{},{}", Family::V4.vip(), Family::V6.vip());
         let mut agent = host.command(paths::binary("lb-agent")?);
         agent.args([command, "--vip", &vips, "--interface", INTERFACE, "--state"]);
@@ -187,8 +187,10 @@ impl DrLab {
     pub fn start_director(&mut self, more: &[&str]) -> anyhow::Result<()> {
         let mut up = self.director.command(paths::binary("lb-ctl")?);
         up.args(["up", "--interface", INTERFACE, "--listen", &self.listen()]);
-        up.arg("--state").arg(self.lab.dir().join("director-state"));
-        up.arg("--bpffs").arg(self.director_bpffs()).args(more);
+        up.arg("--state").arg(Self::director_state_of(&self.lab));
+        up.arg("--bpffs")
+            .arg(Self::director_bpffs_of(&self.lab))
+            .args(more);
         let process = self.director.spawn(up, "lb-ctl")?;
         let api = self.api();
         let ready = try_eventually("lb-ctl to be ready", Duration::from_secs(20), || {
@@ -211,6 +213,26 @@ impl DrLab {
         lab.dir().join("director.sock")
     }
 
+    /// Where `lb-ctl` pins in such a lab.
+    pub fn director_bpffs_of(lab: &Lab) -> PathBuf {
+        lab.bpffs().join("lb")
+    }
+
+    /// Where this lab's `lb-ctl` pins.
+    pub fn director_bpffs(&self) -> PathBuf {
+        Self::director_bpffs_of(&self.lab)
+    }
+
+    /// Where `lb-ctl` keeps the desired state in such a lab.
+    pub fn director_state_of(lab: &Lab) -> PathBuf {
+        lab.dir().join("director-state")
+    }
+
+    /// Where a backend's `lb-agent` remembers what it found.
+    pub fn agent_state_of(lab: &Lab, backend: &str) -> PathBuf {
+        lab.dir().join(format!("{backend}-agent"))
+    }
+
     /// A client of the director's API.
     pub fn api(&self) -> Api {
         Api::new(Self::socket_of(&self.lab))
@@ -219,11 +241,6 @@ impl DrLab {
     /// The director's `--listen`, for other `lb-ctl` commands too.
     pub fn listen(&self) -> String {
         format!("unix:{}", Self::socket_of(&self.lab).display())
-    }
-
-    /// Where `lb-ctl` pins.
-    pub fn director_bpffs(&self) -> PathBuf {
-        self.lab.bpffs().join("lb")
     }
 
     /// Body of `PUT /v1/services/NAME`: a DR service on the VIP's port 80 with

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use integration::Lab;
@@ -128,17 +129,17 @@ fn open() -> anyhow::Result<Lab> {
 }
 
 /// With these, `lb-ctl` needs no options to find the director, nor a path.
-fn variables(lab: &Lab) -> anyhow::Result<[(&'static str, String); 2]> {
+fn variables(lab: &Lab) -> anyhow::Result<[(&'static str, String); 4]> {
     let own = std::env::current_exe()?;
     let Some(programs) = own.parent() else {
         bail!("{} has no directory", own.display());
     };
     let path = std::env::var("PATH").unwrap_or_default();
+    let text = |path: PathBuf| path.display().to_string();
     Ok([
-        (
-            "LB_LISTEN",
-            format!("unix:{}", DrLab::socket_of(lab).display()),
-        ),
+        ("LB_LISTEN", format!("unix:{}", text(DrLab::socket_of(lab)))),
+        ("LB_STATE", text(DrLab::director_state_of(lab))),
+        ("LB_BPFFS", text(DrLab::director_bpffs_of(lab))),
         ("PATH", format!("{}:{path}", programs.display())),
     ])
 }
@@ -161,7 +162,7 @@ pub fn how_to_look_around(dr: &DrLab, families: &[Family]) -> String {
 {requests}  who has the VIP   cargo xtask lab exec client -- ip neighbour
   the director      cargo xtask lab exec director -- lb-ctl status
   its API           curl --unix-socket {socket} http://localhost/v1/services
-  a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0
+  a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0 --state {agent}
   watch the wire    cargo xtask lab exec b1 -- tcpdump -eni eth0
   a shell           cargo xtask lab exec client
   logs              ls {dir}/*.log
@@ -169,6 +170,7 @@ pub fn how_to_look_around(dr: &DrLab, families: &[Family]) -> String {
 ",
         backends = backends.join(", "),
         vips = vips.join(","),
+        agent = DrLab::agent_state_of(&dr.lab, "b1").display(),
         socket = socket.display(),
         dir = dr.lab.dir().display(),
     )
