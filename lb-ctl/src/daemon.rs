@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::net::if_::if_nametoindex;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,10 +13,13 @@ use tracing::{info, warn};
 
 use crate::api::{self, Listener};
 use crate::cli::file;
-use crate::cli::options::{DownOptions, UpOptions};
-use crate::memory::MemoryEngine;
+use crate::cli::options::{DownOptions, UpOptions, VipAddress, XdpChoice};
+use crate::dataplane::{self, LoadOptions, XdpPolicy};
+use crate::director::Director;
+use crate::notify;
 use crate::reconcile;
 use crate::store::{self, Store};
+use crate::vip::{self, Management};
 
 /// How long `down` waits for `up` to end.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -43,15 +47,48 @@ pub async fn up(options: UpOptions) -> Result<()> {
     for address in &options.listen {
         listeners.push(Listener::bind(address).await?);
     }
-    let (handle, reconciler) = reconcile::spawn(store, MemoryEngine::default(), config)?;
+    let dataplane = dataplane::load(&load_options(&options)?)?;
+    let management = match options.vip_address {
+        VipAddress::Managed => Management::Managed,
+        VipAddress::Operator => Management::Operator,
+    };
+    let director = Director::start(dataplane, management, options.state.clone()).await?;
+    let (handle, reconciler) = reconcile::spawn(store, director, config)?;
     let (stop, stopping) = watch::channel(false);
     let server = tokio::spawn(api::serve(listeners, api::router(handle), stopping));
-    let signal = terminated()?.await;
+    let terminated = terminated()?;
+    notify::ready();
+    let signal = terminated.await;
+    notify::stopping();
     info!(signal, "stopping; packets go on being forwarded");
     stop.send_replace(true);
     server.await??;
     reconciler.await?;
     Ok(())
+}
+
+fn load_options(options: &UpOptions) -> Result<LoadOptions> {
+    let index_of = |name: &String| {
+        let index = if_nametoindex(name.as_str())
+            .map_err(|_| anyhow::anyhow!("there is no interface {name} here: see `ip link`"))?;
+        Ok((name.clone(), index))
+    };
+    Ok(LoadOptions {
+        bpffs: options.bpffs.clone(),
+        interfaces: options
+            .interfaces
+            .iter()
+            .map(index_of)
+            .collect::<Result<_>>()?,
+        policy: match options.xdp_mode {
+            XdpChoice::Auto => XdpPolicy::Auto,
+            XdpChoice::Native => XdpPolicy::Native,
+            XdpChoice::Generic => XdpPolicy::Generic,
+        },
+        max_backends: options.max_backends,
+        flow_table_size: options.flow_table_size,
+        log_drops: options.log_drops,
+    })
 }
 
 /// Stops the `lb-ctl up` of the same state directory and removes what it left
@@ -64,6 +101,12 @@ pub async fn down(options: DownOptions) -> Result<()> {
         Some(pid) => info!(pid, "lb-ctl up has ended"),
         None => info!("no lb-ctl up is running"),
     }
+    if dataplane::unload(&options.bpffs)? {
+        info!("program, links and maps removed: packets for VIPs are forwarded no more");
+    } else {
+        info!(bpffs = %options.bpffs.display(), "nothing is pinned");
+    }
+    vip::release(&options.state).await?;
     Ok(())
 }
 

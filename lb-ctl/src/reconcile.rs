@@ -6,9 +6,11 @@
 use std::hash::Hasher;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::model::status::{
@@ -97,6 +99,18 @@ pub trait Engine: HostFacts + Send + 'static {
 
     /// What is observed, in the order of `config`.
     fn status(&mut self, config: &Config) -> EngineStatus;
+
+    /// Is notified when something other than the desired state has changed, so
+    /// that [`Self::apply`] has something to do.
+    fn changed(&self) -> Arc<Notify> {
+        Arc::default()
+    }
+
+    /// After which time [`Self::apply`] has something to do, if nothing
+    /// changes until then.
+    fn next_wakeup(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// A change of the desired state; it works on a copy.
@@ -220,7 +234,23 @@ struct Reconciler<E> {
 impl<E: Engine> Reconciler<E> {
     /// Serves until every handle is gone.
     async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        while let Some(request) = queue.recv().await {
+        let changed = self.engine.changed();
+        loop {
+            let wakeup = self.engine.next_wakeup();
+            let request = tokio::select! {
+                request = queue.recv() => match request {
+                    Some(request) => request,
+                    None => return,
+                },
+                () = changed.notified() => {
+                    self.apply();
+                    continue;
+                }
+                () = sleep(wakeup.unwrap_or_default()), if wakeup.is_some() => {
+                    self.apply();
+                    continue;
+                }
+            };
             // A reply that nobody waits for any more is no error.
             match request {
                 Request::Config(reply) => {
@@ -238,6 +268,13 @@ impl<E: Engine> Reconciler<E> {
                     let _ = reply.send(self.status());
                 }
             }
+        }
+    }
+
+    /// Follows what has changed on the host.
+    fn apply(&mut self) {
+        if let Err(error) = self.engine.apply(&self.current.config) {
+            error!("the configuration could not be applied, trying again: {error:#}");
         }
     }
 
@@ -260,6 +297,7 @@ impl<E: Engine> Reconciler<E> {
         change(&mut config)?;
         config
             .validate()
+            .and_then(|()| check_hash_key(&self.current.config, &config))
             .and_then(|()| check_host(&self.engine, &self.current.config, &config))
             .and_then(|()| self.engine.check(&config))
             .map_err(|problem| scope.narrow(&config, problem))?;
@@ -303,6 +341,17 @@ impl<E: Engine> Reconciler<E> {
         status.warnings.extend(derived);
         status
     }
+}
+
+/// With another hash key every flow has another slot, and nobody remembers the
+/// old one.
+fn check_hash_key(old: &Config, new: &Config) -> Result<(), Problem> {
+    if old.settings.hash_key == new.settings.hash_key || old.services.is_empty() {
+        return Ok(());
+    }
+    let detail = "the hash key cannot change while there are services: all their flows would move \
+                  to other backends. Remove the services first";
+    Err(Problem::new(Kind::Conflict, detail).at("settings.hash_key"))
 }
 
 /// Checks against the host what `new` has and `old` has not. What is there

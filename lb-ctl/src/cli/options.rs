@@ -30,7 +30,8 @@ pub struct UpOptions {
         value_parser = interface_name
     )]
     pub interfaces: Vec<String>,
-    /// Where to serve the API: unix:PATH or a loopback ADDRESS:PORT; may be repeated
+    /// Where to serve the API: unix:PATH, or a loopback ADDRESS:PORT (open to
+    /// every user of this host); may be repeated
     #[arg(
         long,
         env = "LB_LISTEN",
@@ -69,6 +70,9 @@ pub struct UpOptions {
     /// How to attach the XDP program
     #[arg(long, value_enum, default_value = "auto")]
     pub xdp_mode: XdpChoice,
+    /// Log each packet that is dropped, with its reason (slow under attack)
+    #[arg(long)]
+    pub log_drops: bool,
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
@@ -91,7 +95,7 @@ pub struct DownOptions {
 /// Who puts the VIPs on the director and makes them known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum VipAddress {
-    /// lb-ctl puts them on the first interface and announces them by ARP and NDP
+    /// lb-ctl puts them on the ingress interface and announces them by ARP and NDP
     Managed,
     /// The operator does, for example by BGP
     Operator,

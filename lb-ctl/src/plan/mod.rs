@@ -197,11 +197,28 @@ impl State {
     /// Whether time alone will change something: slots that are not settled,
     /// or entries that wait for their last flow.
     pub fn is_in_transition(&self, desired: &Desired) -> bool {
-        self.services.values().any(|s| !s.ring.is_settled())
-            || desired
-                .services
-                .values()
-                .any(|s| s.backends.iter().any(|b| b.removed))
+        self.services.values().any(|s| !s.ring.is_settled()) || desired.has_removed()
+    }
+
+    /// Whether that depends on which flows are recorded.
+    pub fn needs_scan(&self, desired: &Desired) -> bool {
+        self.services.values().any(|s| s.ring.has_pinned()) || desired.has_removed()
+    }
+
+    /// Whether this backend of a service has an entry that is alive.
+    pub fn is_alive(&self, key: &ServiceKey, address: IpAddr, port: u16) -> Option<bool> {
+        let entries = self.entries(key);
+        let (_, entry) = entries
+            .iter()
+            .find(|(_, b)| b.address == address.into() && u16::from_be(b.port) == port)?;
+        Some(entry.state == state::ALIVE)
+    }
+}
+
+impl Desired {
+    fn has_removed(&self) -> bool {
+        let services = self.services.values();
+        services.flat_map(|s| &s.backends).any(|b| b.removed)
     }
 }
 

@@ -65,6 +65,11 @@ impl Ring {
         self.slots.iter().all(|slot| slot.is_settled())
     }
 
+    /// Whether any slot waits for its last flow elsewhere.
+    pub fn has_pinned(&self) -> bool {
+        self.slots.iter().any(|slot| slot.is_pinned())
+    }
+
     /// Whether any slot sends packets to this entry without being told to by
     /// the flow table.
     pub fn refers_to(&self, id: u32) -> bool {

@@ -1,0 +1,386 @@
+//! The engine of a director: gathers what is desired and what is known of
+//! health and next hops, lets `plan` decide, and writes to the dataplane.
+
+mod report;
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use lb_common::backend::mode;
+use lb_common::{limits, ring};
+use siphasher::sip::SipHasher24;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::block_in_place;
+use tracing::{debug, info, warn};
+
+use crate::dataplane::{Dataplane, ServiceKey};
+use crate::health::state::Initial;
+use crate::health::{Manager, Target};
+use crate::maglev;
+use crate::model::{Config, Kind, Mode, Problem, Protocol, Service};
+use crate::neighbour::{Host, Resolution, Resolver, Snapshot};
+use crate::plan::{Condition, Desired, DesiredBackend, DesiredService, State, plan};
+use crate::reconcile::{Engine, EngineStatus, HostFacts, OnLink};
+use crate::vip::{Keeper, Management, Options as VipOptions};
+use scan::Scanner;
+
+/// How long a change may wait for the neighbours of new backends. Those that
+/// answer do so within a millisecond or two.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How often slots that are not settled are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A director.
+pub struct Director<D> {
+    dataplane: D,
+    state: State,
+    desired: Desired,
+    resolver: Resolver,
+    keeper: Keeper,
+    health: Manager,
+    scanner: Scanner,
+    /// Indices of the interfaces on which the program runs.
+    attached: Vec<u32>,
+    changed: Arc<Notify>,
+    /// What kept the last attempt from succeeding.
+    trouble: Option<String>,
+}
+
+impl<D: Dataplane> Director<D> {
+    /// A director over a loaded dataplane, with whatever the maps hold.
+    ///
+    /// # Errors
+    /// If the maps or the host's tables cannot be read.
+    pub async fn start(dataplane: D, management: Management, state: PathBuf) -> Result<Self> {
+        let changed = Arc::new(Notify::new());
+        let host = Host::open()?;
+        let resolver = Resolver::start(host.clone(), Arc::clone(&changed)).await?;
+        let attached: Vec<u32> = dataplane.attachments().iter().map(|a| a.index).collect();
+        let options = VipOptions {
+            interfaces: attached.clone(),
+            management,
+            state,
+        };
+        let keeper = Keeper::start(host, options).await?;
+        let (events, mut transitions) = mpsc::unbounded_channel();
+        let wake = Arc::clone(&changed);
+        tokio::spawn(async move {
+            while transitions.recv().await.is_some() {
+                wake.notify_one();
+            }
+        });
+        let dump = dataplane.dump().context("reading the maps")?;
+        if !dump.services.is_empty() {
+            info!(services = dump.services.len(), "adopted the maps of before");
+        }
+        let state = State::from_dump(dump, dataplane.capacity(), dataplane.now());
+        Ok(Self {
+            scanner: Scanner::new(dataplane.flows(), Arc::clone(&changed)),
+            dataplane,
+            state,
+            desired: Desired::default(),
+            resolver,
+            keeper,
+            health: Manager::new(events),
+            attached,
+            changed,
+            trouble: None,
+        })
+    }
+
+    /// Makes the resolver follow all backends, and waits a moment for those
+    /// that it did not follow before.
+    fn resolve(&self, config: &Config) {
+        let leaving = self.leaving(config);
+        let wanted: BTreeSet<IpAddr> = config
+            .services
+            .iter()
+            .flat_map(|s| &s.backends)
+            .map(|b| b.address.ip)
+            .chain(leaving.into_values().flatten().map(|b| b.address))
+            .collect();
+        let snapshot = self.resolver.snapshot();
+        let is_new = |address: &IpAddr| !snapshot.resolutions.contains_key(address);
+        let new: BTreeSet<IpAddr> = wanted.iter().copied().filter(is_new).collect();
+        self.resolver.want(wanted);
+        if !new.is_empty() {
+            block_in_place(|| Runtime::current().block_on(self.resolver.wait_for(&new, PATIENCE)));
+        }
+    }
+
+    /// Backends that have entries but are not desired any more.
+    fn leaving(&self, config: &Config) -> BTreeMap<ServiceKey, Vec<DesiredBackend>> {
+        let mut leaving = BTreeMap::new();
+        for service in &config.services {
+            let key = key(service);
+            let is_desired = |address: IpAddr, port: u16| {
+                service
+                    .backends
+                    .iter()
+                    .any(|b| b.address.ip == address && b.address.port.unwrap_or(0) == port)
+            };
+            let removed: Vec<_> = self
+                .state
+                .entries(&key)
+                .into_iter()
+                .map(|(_, entry)| (entry, IpAddr::from(entry.address), u16::from_be(entry.port)))
+                .filter(|&(_, address, port)| !is_desired(address, port))
+                .map(|(entry, address, port)| DesiredBackend {
+                    address,
+                    port,
+                    mode: entry.mode,
+                    weight: 0,
+                    removed: true,
+                    condition: Condition::Unresolved,
+                })
+                .collect();
+            leaving.insert(key, removed);
+        }
+        leaving
+    }
+
+    fn desire(&self, config: &Config, snapshot: &Snapshot) -> Desired {
+        let mut leaving = self.leaving(config);
+        let hash_key = SipHasher24::new_with_keys(0, 0).hash(config.settings.hash_key.as_bytes());
+        let mut desired = Desired::default();
+        for service in &config.services {
+            let key = key(service);
+            let mut backends: Vec<DesiredBackend> = service
+                .backends
+                .iter()
+                .map(|backend| DesiredBackend {
+                    address: backend.address.ip,
+                    port: backend.address.port.unwrap_or(0),
+                    mode: mode_number(service.mode),
+                    weight: backend.weight,
+                    removed: false,
+                    condition: if self.is_down(service, backend.address) {
+                        Condition::Down
+                    } else {
+                        condition(service.mode, backend.address.ip, snapshot)
+                    },
+                })
+                .collect();
+            for mut backend in leaving.remove(&key).unwrap_or_default() {
+                backend.condition = condition(service.mode, backend.address, snapshot);
+                backends.push(backend);
+            }
+            let idle_timeout = match service.protocol {
+                Protocol::Tcp => config.settings.tcp_idle_timeout,
+                Protocol::Udp => config.settings.udp_idle_timeout,
+            };
+            let service = DesiredService {
+                hash_key,
+                idle_timeout,
+                backends,
+            };
+            desired.services.insert(key, service);
+        }
+        desired.local_macs = local_macs(&self.attached, snapshot);
+        desired.interfaces = desired
+            .services
+            .values()
+            .flat_map(|s| &s.backends)
+            .filter_map(|b| match b.condition {
+                Condition::Up(next_hop) => Some(next_hop.interface),
+                _ => None,
+            })
+            .collect();
+        desired
+    }
+
+    fn is_down(&self, service: &Service, backend: crate::model::BackendAddress) -> bool {
+        let health = self.health.status(&(service.name.clone(), backend));
+        health.is_some_and(|health| !health.up)
+    }
+
+    /// Probes those that are desired. Who was alive in the maps stays so until
+    /// probes say otherwise.
+    fn watch_health(&mut self, config: &Config) {
+        let services: BTreeMap<_, _> = config.services.iter().map(|s| (&s.name, key(s))).collect();
+        let state = &self.state;
+        let initial = |target: &Target| {
+            let port = target.backend.port.unwrap_or(0);
+            let alive = services
+                .get(&target.service)
+                .and_then(|key| state.is_alive(key, target.backend.ip, port));
+            match alive {
+                Some(true) => Initial::Up,
+                Some(false) => Initial::Down,
+                None => Initial::Unproven,
+            }
+        };
+        self.health.set(Target::all(config), initial);
+    }
+
+    fn try_apply(&mut self, config: &Config) -> Result<()> {
+        let snapshot = self.resolver.snapshot();
+        self.desired = self.desire(config, &snapshot);
+        let now = self.dataplane.now();
+        let scan = self.scanner.take();
+        let ops = plan(&mut self.state, &self.desired, scan.as_ref(), now)?;
+        for op in &ops {
+            self.dataplane
+                .apply(op)
+                .with_context(|| format!("writing {op:?}"))?;
+        }
+        if !ops.is_empty() {
+            debug!(writes = ops.len(), "maps brought up to date");
+        }
+        Ok(())
+    }
+}
+
+impl<D: Dataplane> HostFacts for Director<D> {
+    fn on_link(&self, address: IpAddr) -> OnLink {
+        let host = self.resolver.host();
+        let route = block_in_place(|| Runtime::current().block_on(host.route(address)));
+        match route {
+            Ok(Some(route)) if route.gateway.is_none() && !route.is_local => {
+                let snapshot = self.resolver.snapshot();
+                let interface = snapshot.interfaces.get(&route.interface);
+                OnLink::Yes {
+                    interface: interface.map_or_else(String::new, |i| i.name.clone()),
+                }
+            }
+            Ok(_) => OnLink::No,
+            Err(error) => {
+                warn!("{error:#}");
+                OnLink::Unknown
+            }
+        }
+    }
+
+    fn local(&self, address: IpAddr) -> bool {
+        let host = self.resolver.host();
+        let route = block_in_place(|| Runtime::current().block_on(host.route(address)));
+        matches!(route, Ok(Some(route)) if route.is_local)
+    }
+}
+
+impl<D: Dataplane> Engine for Director<D> {
+    fn check(&self, config: &Config) -> Result<(), Problem> {
+        let capacity = self.dataplane.capacity();
+        let full = |detail: String| Err(Problem::new(Kind::Full, detail).at("services"));
+        let backends: usize = config.services.iter().map(|s| s.backends.len()).sum();
+        let room = capacity.backends as usize - 1;
+        if backends > room {
+            return full(format!(
+                "{backends} backends are more than the {room} that lb-ctl was started for: see --max-backends"
+            ));
+        }
+        let blocks: u64 = config
+            .services
+            .iter()
+            .map(|s| maglev::ring_size(s.backends.iter().map(|b| b.weight)))
+            .map(|slots| u64::from(ring::blocks(slots)))
+            .sum();
+        if blocks > u64::from(capacity.ring_blocks) {
+            return full(format!(
+                "the rings would take {blocks} blocks, and there are {}: weights that differ less need smaller rings; or see --max-backends",
+                capacity.ring_blocks
+            ));
+        }
+        for is_v4 in [true, false] {
+            let services = config.services.iter().filter(|s| s.vip.is_ipv4() == is_v4);
+            if services.count() > limits::MAX_SERVICES as usize {
+                return full(format!(
+                    "there can be {} services of one IP version",
+                    limits::MAX_SERVICES
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, config: &Config) -> Result<()> {
+        self.watch_health(config);
+        self.resolve(config);
+        let applied = self.try_apply(config);
+        self.keeper
+            .want(config.services.iter().map(|s| s.vip).collect());
+        self.trouble = applied.as_ref().err().map(|error| format!("{error:#}"));
+        if applied.is_err() {
+            // What is in the maps is no longer known.
+            let dump = self.dataplane.dump().context("reading the maps again")?;
+            self.state = State::from_dump(dump, self.dataplane.capacity(), self.dataplane.now());
+        } else if self.state.needs_scan(&self.desired) {
+            self.scanner
+                .start(&self.state, self.dataplane.now(), config);
+        }
+        applied
+    }
+
+    fn status(&mut self, config: &Config) -> EngineStatus {
+        report::status(self, config)
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
+
+    fn next_wakeup(&self) -> Option<Duration> {
+        let has_work = self.trouble.is_some() || self.state.is_in_transition(&self.desired);
+        has_work.then_some(TICK)
+    }
+}
+
+/// Where a service is in the maps.
+fn key(service: &Service) -> ServiceKey {
+    ServiceKey {
+        vip: service.vip,
+        port: service.port,
+        protocol: service.protocol.number(),
+    }
+}
+
+const fn mode_number(mode: Mode) -> u8 {
+    match mode {
+        Mode::Dr => mode::DR,
+        Mode::Tun => mode::TUN,
+        Mode::Nat => mode::NAT,
+    }
+}
+
+fn condition(mode: Mode, address: IpAddr, snapshot: &Snapshot) -> Condition {
+    match reach(mode, address, snapshot) {
+        Ok(Resolution::Known(next_hop, _)) => Condition::Up(*next_hop),
+        _ => Condition::Unresolved,
+    }
+}
+
+/// How a backend is reached in this mode, or why it is not.
+fn reach(mode: Mode, address: IpAddr, snapshot: &Snapshot) -> Result<&Resolution, String> {
+    match snapshot.resolutions.get(&address) {
+        None => Err("its next hop has not been looked up yet".to_owned()),
+        Some(Resolution::Unknown(why)) => Err(why.clone()),
+        Some(Resolution::Known(_, Some(router))) if mode == Mode::Dr => Err(format!(
+            "it is behind router {router}, but dr mode needs it on a segment of the director"
+        )),
+        Some(known) => Ok(known),
+    }
+}
+
+/// The MAC addresses under which frames are ours: the interfaces' own, and
+/// those of macvlans on top of them, such as VRRP makes.
+fn local_macs(attached: &[u32], snapshot: &Snapshot) -> BTreeSet<(u32, [u8; 6])> {
+    let mut macs = BTreeSet::new();
+    for (&index, interface) in &snapshot.interfaces {
+        let Some(mac) = interface.mac else {
+            continue;
+        };
+        for &ours in attached {
+            if index == ours || interface.lower == Some(ours) {
+                macs.insert((ours, mac));
+            }
+        }
+    }
+    macs
+}

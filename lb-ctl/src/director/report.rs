@@ -1,0 +1,224 @@
+//! What a director says of itself.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use lb_common::counters::{BackendCounters, DropReason};
+
+use super::{Director, key, reach};
+use crate::dataplane::Dataplane;
+use crate::model::status::{
+    BackendState, BackendStatus, DropStatus, FlowTableStatus, HealthStatus, InterfaceStatus,
+    NextHop, RingStatus, ServiceStatus, XdpMode,
+};
+use crate::model::{BackendAddress, Config, Service};
+use crate::neighbour::{Resolution, Snapshot};
+use crate::plan::RingSummary;
+use crate::reconcile::EngineStatus;
+
+/// Gathers everything.
+pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineStatus {
+    let snapshot = director.resolver.snapshot();
+    let mut warnings: Vec<String> = Vec::new();
+    if let Some(trouble) = &director.trouble {
+        warnings.push(format!("the maps are not what they should be: {trouble}"));
+    }
+    let interfaces = interfaces(director, &snapshot, &mut warnings);
+    let (vips, vip_warnings) = director.keeper.status();
+    warnings.extend(vip_warnings);
+    let services: Vec<ServiceStatus> = config
+        .services
+        .iter()
+        .map(|s| service(director, s, &snapshot))
+        .collect();
+    for service in &services {
+        let is_active = |b: &BackendStatus| b.state == BackendState::Active;
+        if !service.backends.iter().any(is_active) {
+            warnings.push(format!(
+                "service {} has no backend that gets new flows: they are dropped",
+                service.name
+            ));
+        }
+    }
+    let entries = director.scanner.entries();
+    EngineStatus {
+        warnings,
+        interfaces,
+        services,
+        vips,
+        drops: drops(director),
+        flow_table: FlowTableStatus {
+            ipv4_entries: entries.map(|(v4, _)| v4),
+            ipv6_entries: entries.map(|(_, v6)| v6),
+            capacity: u64::from(director.dataplane.capacity().flows),
+        },
+    }
+}
+
+fn interfaces<D: Dataplane>(
+    director: &Director<D>,
+    snapshot: &Snapshot,
+    warnings: &mut Vec<String>,
+) -> Vec<InterfaceStatus> {
+    let mut statuses = Vec::new();
+    for attachment in director.dataplane.attachments() {
+        let name = attachment.name;
+        let Some(interface) = snapshot.interfaces.get(&attachment.index) else {
+            warnings.push(format!(
+                "interface {name} is gone, and the program with it: start lb-ctl up again"
+            ));
+            continue;
+        };
+        if !interface.is_running {
+            warnings.push(format!(
+                "interface {name} is down: see `ip link show {name}`"
+            ));
+        }
+        let Some(xdp) = interface.xdp else {
+            warnings.push(format!(
+                "no XDP program runs on {name} any more: somebody detached it; start lb-ctl up again"
+            ));
+            continue;
+        };
+        let note = (xdp == XdpMode::Generic).then(|| {
+            let why = attachment.generic_because;
+            why.unwrap_or_else(|| "attached so by an earlier lb-ctl up".to_owned())
+        });
+        if let Some(note) = &note {
+            warnings.push(format!(
+                "XDP runs in generic mode on {name}, at a fifth of the speed or less ({note})"
+            ));
+        }
+        statuses.push(InterfaceStatus {
+            name: interface.name.clone(),
+            index: attachment.index,
+            xdp,
+            note,
+        });
+    }
+    statuses
+}
+
+fn drops<D: Dataplane>(director: &Director<D>) -> Vec<DropStatus> {
+    DropReason::ALL
+        .iter()
+        .map(|&reason| DropStatus {
+            reason: reason.name().to_owned(),
+            count: director.dataplane.drops(reason).unwrap_or_default(),
+            meaning: reason.meaning().to_owned(),
+        })
+        .collect()
+}
+
+fn service<D: Dataplane>(
+    director: &Director<D>,
+    service: &Service,
+    snapshot: &Snapshot,
+) -> ServiceStatus {
+    let key = key(service);
+    let ring = director.state.ring_summary(&key).unwrap_or_default();
+    let entries: HashMap<BackendAddress, u32> = director
+        .state
+        .entries(&key)
+        .into_iter()
+        .map(|(id, entry)| {
+            let ip: IpAddr = entry.address.into();
+            let port = Some(u16::from_be(entry.port)).filter(|&port| port != 0);
+            (BackendAddress { ip, port }, id)
+        })
+        .collect();
+    let desired = service.backends.iter().map(|b| (b.address, Some(b.weight)));
+    let mut leaving: Vec<_> = entries
+        .keys()
+        .filter(|address| service.backend(address).is_none())
+        .map(|&address| (address, None))
+        .collect();
+    leaving.sort();
+    let backends: Vec<BackendStatus> = desired
+        .chain(leaving)
+        .map(|(address, weight)| {
+            let id = entries.get(&address).copied();
+            backend(director, service, address, weight, id, &ring, snapshot)
+        })
+        .collect();
+    ServiceStatus {
+        name: service.name.clone(),
+        vip: service.vip,
+        port: service.port,
+        protocol: service.protocol,
+        mode: service.mode,
+        scheduler: service.scheduler,
+        health_check: service.health_check.clone(),
+        ring: RingStatus {
+            slots: ring.settled + ring.moving + ring.pinned,
+            generation: ring.generation,
+            settled: ring.settled,
+            moving: ring.moving,
+            pinned: ring.pinned,
+        },
+        packets: backends.iter().map(|b| b.packets).sum(),
+        bytes: backends.iter().map(|b| b.bytes).sum(),
+        flows: backends.iter().map(|b| b.flows).sum(),
+        backends,
+    }
+}
+
+/// A backend; without a weight it is no longer desired.
+fn backend<D: Dataplane>(
+    director: &Director<D>,
+    service: &Service,
+    address: BackendAddress,
+    weight: Option<u32>,
+    id: Option<u32>,
+    ring: &RingSummary,
+    snapshot: &Snapshot,
+) -> BackendStatus {
+    let health = director.health.status(&(service.name.clone(), address));
+    let reach = reach(service.mode, address.ip, snapshot);
+    let (state, reason) = state(weight, health.as_ref(), reach.err());
+    let slots = ring.settled + ring.moving + ring.pinned;
+    let owned = id.and_then(|id| ring.owned.get(&id)).copied();
+    let counters: BackendCounters = id
+        .and_then(|id| director.dataplane.counters(id).ok())
+        .unwrap_or_default();
+    BackendStatus {
+        address,
+        weight: weight.unwrap_or(0),
+        state,
+        reason,
+        share: f64::from(owned.unwrap_or(0)) / f64::from(slots.max(1)),
+        health,
+        next_hop: next_hop(address.ip, snapshot),
+        packets: counters.packets,
+        bytes: counters.bytes,
+        flows: counters.flows,
+    }
+}
+
+fn state(
+    weight: Option<u32>,
+    health: Option<&HealthStatus>,
+    unreachable: Option<String>,
+) -> (BackendState, Option<String>) {
+    if let Some(health) = health.filter(|health| !health.up) {
+        let reason = health.last_error.clone();
+        let reason = reason.unwrap_or_else(|| "its first probe is still out".to_owned());
+        return (BackendState::Down, Some(reason));
+    }
+    match (weight, unreachable) {
+        (None, why) => (BackendState::Removed, why),
+        (Some(_), Some(why)) => (BackendState::Unresolved, Some(why)),
+        (Some(0), None) => (BackendState::Draining, None),
+        (Some(_), None) => (BackendState::Active, None),
+    }
+}
+
+fn next_hop(address: IpAddr, snapshot: &Snapshot) -> Option<NextHop> {
+    match snapshot.resolutions.get(&address)? {
+        Resolution::Known(next_hop, _) => Some(NextHop {
+            mac: next_hop.mac.map(|byte| format!("{byte:02x}")).join(":"),
+            interface: snapshot.interfaces.get(&next_hop.interface)?.name.clone(),
+        }),
+        Resolution::Unknown(_) => None,
+    }
+}

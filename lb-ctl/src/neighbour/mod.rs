@@ -1,0 +1,7 @@
+//! Next hops, from the kernel's own tables.
+
+pub mod host;
+mod resolver;
+
+pub use host::Host;
+pub use resolver::{Resolution, Resolver, Snapshot};
