@@ -22,7 +22,8 @@ use crate::model::status::{HealthStatus, unix_now};
 use crate::model::{BackendAddress, Config, HealthCheck, Service, ServiceName};
 use state::{Initial, ProbeResult, State, Transition};
 
-/// New backends are probed at once, this far apart.
+/// Backends that are new, or have a new check, are probed at once, this far
+/// apart.
 const SPREAD: Duration = Duration::from_millis(1);
 
 /// A backend of a service.
@@ -69,7 +70,8 @@ impl Target {
     }
 }
 
-/// A backend counts as up or down from now on.
+/// A backend counts as up or down from now on. It may have left the desired
+/// state while this was under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthEvent {
     /// Name of its service.
@@ -126,7 +128,9 @@ impl Manager {
                     let state = Arc::clone(&watch.state);
                     lock(&state).set_thresholds(target.check.rise, target.check.fall);
                     drop(watch);
-                    self.watch(target, state, Duration::ZERO)
+                    let delay = (SPREAD * started).min(target.check.interval());
+                    started += 1;
+                    self.watch(target, state, delay)
                 }
                 None => {
                     let initial = initial(&target);

@@ -160,8 +160,14 @@ fn json(value: &impl Serialize) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::model::text;
+    use crate::model::{
+        Backend, CheckType, HealthCheck, Mode, Protocol, Scheduler, Settings, text,
+    };
 
     fn config(text: Value) -> Config {
         text::from_json_value(text).unwrap()
@@ -220,5 +226,75 @@ mod tests {
         b.normalise();
         assert_ne!(a, b);
         assert_eq!(shown(&a, &b), [""; 0]);
+    }
+
+    fn service(name: u8) -> impl Strategy<Value = Service> {
+        let check = prop::option::of((any::<bool>(), 50_u32..99, "[ -~]{1,9}").prop_map(
+            |(http, interval_ms, text)| HealthCheck {
+                interval_ms,
+                expect_body: http.then_some(text),
+                ..HealthCheck::new(if http {
+                    CheckType::Http
+                } else {
+                    CheckType::Tcp
+                })
+            },
+        ));
+        let backends = prop::collection::btree_map(1_u8..6, 0_u32..3, 0..4);
+        (1_u16..3, any::<bool>(), check, backends).prop_map(
+            move |(port, is_tcp, health_check, backends)| Service {
+                name: format!("s{name}").parse().unwrap(),
+                vip: [192, 0, 2, name].into(),
+                port,
+                protocol: if is_tcp { Protocol::Tcp } else { Protocol::Udp },
+                mode: Mode::Dr,
+                scheduler: Scheduler::Mh,
+                health_check,
+                backends: backends
+                    .into_iter()
+                    .map(|(last, weight)| Backend {
+                        address: IpAddr::from([203, 0, 113, last]).into(),
+                        weight,
+                    })
+                    .collect(),
+            },
+        )
+    }
+
+    /// Desired states that are alike often enough.
+    fn configs() -> impl Strategy<Value = Config> {
+        let services = (service(0), service(1), service(2))
+            .prop_map(|(a, b, c)| vec![a, b, c])
+            .prop_flat_map(|all| prop::sample::subsequence(all, 0..=3))
+            .prop_shuffle();
+        ("[a-b\u{e9}\"]?", services).prop_map(|(hash_key, services)| Config {
+            settings: Settings {
+                hash_key,
+                ..Settings::default()
+            },
+            services,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_difference_means_equal(a in configs(), b in configs()) {
+            let normal = |config: &Config| {
+                let mut config = config.clone();
+                config.normalise();
+                config
+            };
+            prop_assert_eq!(a.differences(&b).is_empty(), normal(&a) == normal(&b));
+            prop_assert_eq!(a.differences(&normal(&a)), Vec::new());
+        }
+
+        #[test]
+        fn every_desired_state_survives_json_and_toml(config in configs()) {
+            config.validate().unwrap();
+            let json = serde_json::to_vec(&config).unwrap();
+            prop_assert_eq!(&text::from_json::<Config>(&json).unwrap(), &config);
+            let toml = toml::to_string_pretty(&config).unwrap();
+            prop_assert_eq!(&text::from_toml::<Config>(&toml).unwrap(), &config);
+        }
     }
 }

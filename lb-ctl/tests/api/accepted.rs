@@ -1,12 +1,10 @@
-//! The REST API over a real socket: what is accepted.
-
-mod common;
+//! What is accepted.
 
 use axum::http::{Method, header};
 use lb_ctl::memory::MemoryEngine;
 use serde_json::{Value, json};
 
-use common::{Director, web};
+use crate::director::{Director, web};
 
 #[tokio::test]
 async fn services_are_made_shown_replaced_and_removed() {

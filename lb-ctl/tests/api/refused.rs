@@ -1,13 +1,11 @@
-//! The REST API over a real socket: what is refused. Each refusal names the
-//! field and the reason and changes nothing, neither in memory nor on disk.
-
-mod common;
+//! What is refused. Each refusal names the field and the reason and changes
+//! nothing, neither in memory nor on disk.
 
 use axum::http::{Method, header};
 use lb_ctl::memory::MemoryEngine;
 use serde_json::{Value, json};
 
-use common::{Answer, Director, web};
+use crate::director::{Answer, Director, web};
 
 const WEB: &str = "/v1/services/web";
 const BACKENDS: &str = "/v1/services/web/backends";
