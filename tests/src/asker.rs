@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::packets::{Arp, Ndp, NdpKind, Operation, PacketSocket};
+use crate::packets::{Arp, Ethernet, Ndp, NdpKind, Operation, PacketSocket};
 use crate::{Host, Mac};
 
 /// How often silence must be confirmed before it is believed.
@@ -17,7 +17,7 @@ const CONFIRMATIONS: usize = 3;
 ///
 /// Whether a host keeps silent is not found by waiting: after the question
 /// comes another one which it answers in any case, a neighbour solicitation
-/// for its own IPv6 address. Both go the same way and are handled in order,
+/// for its own IPv6 address, sent to nobody but it. Both go the same way and are handled in order,
 /// so if only the second is answered, the first was not.
 #[derive(Debug)]
 pub struct Asker {
@@ -71,8 +71,11 @@ impl Asker {
         is_answer: impl Fn(&[u8]) -> bool,
     ) -> anyhow::Result<bool> {
         let _pin = Pin::to_one_cpu()?;
-        let control =
-            Ndp::solicitation(self.mac, self.ip, self.asked_ip).to_multicast_frame(self.mac);
+        let control = Ndp {
+            destination: self.asked_ip,
+            ..Ndp::solicitation(self.mac, self.ip, self.asked_ip)
+        };
+        let control = control.to_frame(self.mac, self.asked);
         for _ in 0..CONFIRMATIONS {
             self.socket.send(question)?;
             self.socket.send(&control)?;
@@ -94,11 +97,13 @@ impl Asker {
     }
 
     fn is_advertisement(&self, frame: &[u8], target: Ipv6Addr) -> bool {
-        Ndp::parse(frame).is_some_and(|ndp| {
-            matches!(ndp.kind, NdpKind::Advertisement { .. })
-                && ndp.target == target
-                && ndp.link_layer == Some(self.asked)
-        })
+        // By the frame's source: a unicast solicitation is answered without
+        // link-layer address.
+        let from_asked = Ethernet::parse(frame).is_some_and(|(e, _)| e.source == self.asked);
+        from_asked
+            && Ndp::parse(frame).is_some_and(|ndp| {
+                matches!(ndp.kind, NdpKind::Advertisement { .. }) && ndp.target == target
+            })
     }
 }
 
