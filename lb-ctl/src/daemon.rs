@@ -53,12 +53,23 @@ pub async fn up(options: UpOptions) -> Result<()> {
         VipAddress::Operator => Management::Operator,
     };
     let director = Director::start(dataplane, management, options.state.clone()).await?;
-    let (handle, reconciler) = reconcile::spawn(store, director, config)?;
+    let (handle, mut reconciler) = reconcile::spawn(store, director, config)?;
     let (stop, stopping) = watch::channel(false);
-    let server = tokio::spawn(api::serve(listeners, api::router(handle), stopping));
+    let mut server = tokio::spawn(api::serve(listeners, api::router(handle), stopping));
     let terminated = terminated()?;
     notify::ready();
-    let signal = terminated.await;
+    // Half a director is none: better to end, and be started again.
+    let signal = tokio::select! {
+        signal = terminated => signal,
+        ended = &mut server => {
+            ended.context("the API has failed")??;
+            bail!("the API has ended by itself");
+        }
+        ended = &mut reconciler => {
+            ended.context("the reconciler has failed")?;
+            bail!("the reconciler has ended by itself");
+        }
+    };
     notify::stopping();
     info!(signal, "stopping; packets go on being forwarded");
     stop.send_replace(true);
