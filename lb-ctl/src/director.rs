@@ -60,15 +60,14 @@ impl<D: Dataplane> Director<D> {
     /// If the maps or the host's tables cannot be read.
     pub async fn start(dataplane: D, management: Management, state: PathBuf) -> Result<Self> {
         let changed = Arc::new(Notify::new());
-        let host = Host::open()?;
-        let resolver = Resolver::start(host.clone(), Arc::clone(&changed)).await?;
+        let resolver = Resolver::start(Host::open()?, Arc::clone(&changed)).await?;
         let attached: Vec<u32> = dataplane.attachments().iter().map(|a| a.index).collect();
         let options = VipOptions {
             interfaces: attached.clone(),
             management,
             state,
         };
-        let keeper = Keeper::start(host, options).await?;
+        let keeper = Keeper::start(Host::open()?, options).await?;
         let (events, mut transitions) = mpsc::unbounded_channel();
         let wake = Arc::clone(&changed);
         tokio::spawn(async move {

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, CacheInfo,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
@@ -18,6 +20,9 @@ use rtnetlink::MulticastGroup;
 use crate::model::status::XdpMode;
 
 /// Access to the kernel's tables.
+///
+/// One socket carries one listing at a time, so whoever lists things
+/// independently of others opens a `Host` of its own.
 #[derive(Clone, Debug)]
 pub struct Host {
     netlink: rtnetlink::Handle,
@@ -248,8 +253,12 @@ impl Host {
         Ok(addresses)
     }
 
-    /// Adds an address as /32 or /128. IPv6 without duplicate address
-    /// detection: a thief must be found out, not yielded to.
+    /// Adds an address as /32 or /128.
+    ///
+    /// IPv6 without duplicate address detection: a thief must be found out,
+    /// not yielded to. And deprecated (RFC 4862, section 5.5.4), so that the
+    /// director's own connections do not use it: a backend that holds the VIP
+    /// as well would answer itself.
     ///
     /// # Errors
     /// If the kernel refuses; that it is there already is no error.
@@ -262,6 +271,12 @@ impl Host {
             message
                 .attributes
                 .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            let mut lifetime = CacheInfo::default();
+            lifetime.ifa_preferred = 0;
+            lifetime.ifa_valid = u32::MAX;
+            message
+                .attributes
+                .push(AddressAttribute::CacheInfo(lifetime));
         }
         match request.replace().execute().await {
             Ok(()) => Ok(()),
