@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use serde_json::Value;
 
@@ -110,9 +111,15 @@ impl Host {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let inner = Arc::clone(&self.0);
-        let enter = move || inner.enter().map_err(std::io::Error::from);
-        // SAFETY: between fork and exec only open(2), setns(2) and close(2)
-        // are called, which are async-signal-safe, and nothing is allocated.
+        let enter = move || {
+            // Inherited across exec: a program started by somebody who waits
+            // for signals on a thread of its own would never hear of SIGTERM.
+            SigSet::empty().thread_set_mask()?;
+            inner.enter().map_err(std::io::Error::from)
+        };
+        // SAFETY: between fork and exec only open(2), setns(2), close(2) and
+        // pthread_sigmask(3) are called, which are async-signal-safe, and
+        // nothing is allocated.
         unsafe { command.pre_exec(enter) };
         command
     }

@@ -87,7 +87,8 @@ impl Nginx {
         self.process.leave();
     }
 
-    /// The requests that it has answered.
+    /// The requests that it has answered. A line comes a moment after its
+    /// answer: wait for it.
     pub fn accesses(&self) -> anyhow::Result<Vec<Access>> {
         let path = self.dir.join("access.log");
         let text =

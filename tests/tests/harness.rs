@@ -9,7 +9,7 @@ use integration::nginx::Nginx;
 use integration::packets::{Arp, Ethernet, Ndp, NdpKind, PacketSocket};
 use integration::topology::{DrLab, Family};
 use integration::{Host, Lab, Mac, Process, Segment, XdpAction, eventually};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -172,6 +172,26 @@ fn a_process_can_be_killed_and_waited_for() {
     assert!(!process.is_running());
 }
 
+#[test]
+fn a_process_hears_signals_that_its_starter_has_blocked() {
+    use std::os::unix::process::ExitStatusExt;
+    let lab = Lab::new("mask").unwrap();
+    let host = lab.host("a").unwrap();
+    let mut sleep = host.command("sleep");
+    sleep.arg("1000");
+    // On a thread of its own: the mask must not outlive the test.
+    let process = std::thread::scope(|scope| {
+        let start = || {
+            SigSet::all().thread_block().unwrap();
+            host.spawn(sleep, "sleep").unwrap()
+        };
+        scope.spawn(start).join().unwrap()
+    });
+    process.kill(Signal::SIGTERM).unwrap();
+    let status = process.wait_exit(SOON).unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+}
+
 /// Every trace that a lab could leave in the system.
 fn traces(id: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -293,7 +313,10 @@ fn nginx_serves_its_name_and_files() {
         )
         .unwrap();
     assert_eq!(file.len(), 1 << 20);
-    let accesses = nginx.accesses().unwrap();
+    // It writes a line after it has answered.
+    let accesses = eventually("three lines in the log", SOON, || {
+        Some(nginx.accesses().unwrap()).filter(|lines| lines.len() == 3)
+    });
     let servers: Vec<&str> = accesses
         .iter()
         .map(|access| access.server.as_str())

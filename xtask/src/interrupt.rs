@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Keeps the signals from ending the process. Must come before any thread is
-/// started; the programs that are started are not concerned.
+/// started. [`integration::Host::command`] unblocks them for its programs.
 pub fn block() -> anyhow::Result<()> {
     Ok(SigSet::from_iter(SIGNALS).thread_block()?)
 }
