@@ -1,7 +1,8 @@
 //! What the user sees while a task runs.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem::take;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Lines that stay, and below them, on a terminal, lines that are redrawn.
 pub struct Console {
@@ -9,7 +10,7 @@ pub struct Console {
     to_stderr: bool,
     terminal: bool,
     /// Lines that the next output replaces.
-    live: AtomicUsize,
+    live: Mutex<Vec<String>>,
 }
 
 impl Console {
@@ -23,7 +24,7 @@ impl Console {
         Self {
             to_stderr,
             terminal,
-            live: AtomicUsize::new(0),
+            live: Mutex::default(),
         }
     }
 
@@ -42,20 +43,24 @@ impl Console {
     }
 
     /// Lines that the next output replaces. Shown on a terminal only.
-    pub fn live(&self, lines: &[String]) {
-        if self.terminal {
-            let erase = self.erase();
-            self.live.store(lines.len(), Ordering::Relaxed);
-            self.write(&format!("{erase}{}\n", lines.join("\n")));
+    pub fn live(&self, lines: Vec<String>) {
+        if !self.terminal || *self.shown() == lines {
+            return;
         }
+        self.write(&format!("{}{}\n", self.erase(), lines.join("\n")));
+        *self.shown() = lines;
     }
 
     fn erase(&self) -> String {
-        match self.live.swap(0, Ordering::Relaxed) {
+        match take(&mut *self.shown()).len() {
             0 => String::new(),
             // Up to the first of them, then clear to the end of the screen.
             lines => format!("\x1b[{lines}A\x1b[J"),
         }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Vec<String>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, text: &str) {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-/// Width of a bar that stands for all requests.
-const WIDTH: usize = 40;
+/// Width of a bar that stands for all requests. A whole line fits a terminal
+/// of 80 columns: one that wraps could not be redrawn.
+const WIDTH: usize = 24;
 
 /// One line a backend: `names` holds name, address and a remark for each.
 pub fn bars(names: &[(String, String, &str)], counts: &BTreeMap<String, u64>) -> Vec<String> {
@@ -36,7 +37,7 @@ mod tests {
             .iter()
             .map(|line| line.matches('█').count())
             .collect();
-        assert_eq!(lengths, [30, 10]);
+        assert_eq!(lengths, [18, 6]);
         assert!(bars(&names, &BTreeMap::new())[0].contains("0.0%"));
     }
 }

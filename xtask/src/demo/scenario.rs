@@ -287,7 +287,7 @@ impl Play<'_> {
 
     fn draw(&self) {
         let lines = bars(&self.names(), &self.tally().phase);
-        self.console.live(&lines);
+        self.console.live(lines);
     }
 
     fn names(&self) -> Vec<(String, String, &'static str)> {
