@@ -395,10 +395,6 @@ impl Index {
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call; a struct of them would be named once and read once"
-)]
 fn plan_service(
     state: &mut State,
     index: &mut Index,

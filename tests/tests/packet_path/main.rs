@@ -1,0 +1,7 @@
+//! The packet path, packet by packet: the real program in the kernel, run by
+//! BPF_PROG_TEST_RUN, and the same source on the host.
+
+mod differential;
+mod golden;
+mod packet;
+mod world;

@@ -1,0 +1,412 @@
+//! A director with services, twice: in the kernel and on the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use aya::TestRun as _;
+use aya::programs::{TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use integration::{Host, Lab, Mac};
+use lb_common::backend::{Backend, mode};
+use lb_common::counters::{BackendCounters, DropReason};
+use lb_common::limits;
+use lb_common::protocol::{TCP, UDP};
+use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
+use lb_ctl::dataplane::{
+    self, Dataplane as _, Dump, Kernel, LoadOptions, Op, RecordedFlow, ServiceKey, XdpPolicy,
+};
+use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, NextHop, State, plan};
+use lb_ebpf::host::{HostPacket, HostTables};
+use lb_ebpf::verdict::Verdict;
+
+/// MAC of the director's first interface.
+pub const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x01];
+/// MAC of the director's second interface.
+pub const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x02];
+/// A MAC of the director's first interface that no backend entry names, as
+/// VRRP makes one.
+pub const VIRTUAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x03];
+
+/// MAC of a backend's next hop.
+pub const fn backend_mac(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0xbe, n]
+}
+
+/// The VIPs of the world, by what is special about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vip {
+    /// TCP 80 on backend 1, UDP 53 on backend 2.
+    Plain,
+    /// Every TCP port, on backend 3.
+    AnyPort,
+    /// TCP 80 on backend 4, which is behind the second interface.
+    Behind,
+    /// TCP 80 without backends.
+    Empty,
+    /// TCP 80 on backend 5, which is dead.
+    Dead,
+    /// TCP 80 moving from backend 6 to backend 7; UDP 53 likewise.
+    Moving,
+    /// TCP 80 spread over backends 8 to 10.
+    Spread,
+    /// A VIP of no service.
+    None,
+}
+
+impl Vip {
+    /// The address of IP version 4 or 6.
+    pub fn address(self, version: u8) -> IpAddr {
+        let last = self as u16 + 10;
+        match version {
+            4 => Ipv4Addr::new(203, 0, 113, last as u8).into(),
+            _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 0, last).into(),
+        }
+    }
+
+    fn key(self, version: u8, port: u16, protocol: u8) -> ServiceKey {
+        ServiceKey {
+            vip: self.address(version),
+            port,
+            protocol,
+        }
+    }
+}
+
+/// What a packet did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Its bytes afterwards.
+    pub bytes: Vec<u8>,
+    /// Counters that moved, by backend number, and by how much.
+    pub counted: BTreeMap<u8, BackendCounters>,
+    /// Drop reasons that were counted.
+    pub dropped: BTreeMap<DropReason, u64>,
+    /// Recorded flows: VIP, backend number, hash.
+    pub recorded: BTreeSet<(IpAddr, u8, u32)>,
+}
+
+/// The two directors.
+pub struct World {
+    kernel: Kernel,
+    program: Xdp,
+    tables: HostTables,
+    /// Number of the backend in each entry.
+    numbers: BTreeMap<u32, u8>,
+    /// Indices of the two interfaces.
+    pub interfaces: [u32; 2],
+}
+
+impl World {
+    /// Makes the world in a namespace of its own and runs `test` in it.
+    pub fn with<T: Send>(name: &str, test: impl FnOnce(&mut Self) -> T + Send) -> T {
+        let lab = Lab::new(name).unwrap();
+        let host = lab.host("director").unwrap();
+        let segment = lab.segment("lan").unwrap();
+        host.attach_with_mac(&segment, "eth0", &["203.0.113.2/24"], Mac(DIRECTOR_MAC))
+            .unwrap();
+        host.attach_with_mac(&segment, "eth1", &[], Mac(SECOND_MAC))
+            .unwrap();
+        host.in_namespace(|| test(&mut Self::new(&lab, &host)))
+    }
+
+    fn new(lab: &Lab, host: &Host) -> Self {
+        let index = |name: &str| {
+            let text = host.run("ip", ["-o", "link", "show", name]).unwrap();
+            text.split(':').next().unwrap().parse().unwrap()
+        };
+        let interfaces = [index("eth0"), index("eth1")];
+        let bpffs = lab.bpffs().join("packets");
+        let max_backends = 64;
+        let kernel = dataplane::load(&LoadOptions {
+            bpffs: bpffs.clone(),
+            interfaces: Vec::new(),
+            policy: XdpPolicy::Auto,
+            max_backends,
+            flow_table_size: 1024,
+            log_drops: false,
+        })
+        .unwrap();
+        let program = Xdp::from_pin(bpffs.join("director"), XdpAttachType::Interface).unwrap();
+        let tables = HostTables {
+            rings: vec![Default::default(); limits::ring_blocks(max_backends) as usize],
+            backends: vec![Backend::default(); max_backends as usize + 1],
+            ..HostTables::default()
+        };
+        let mut world = Self {
+            kernel,
+            program,
+            tables,
+            numbers: BTreeMap::new(),
+            interfaces,
+        };
+        world.fill();
+        world
+    }
+
+    fn fill(&mut self) {
+        let mut state = State::from_dump(Dump::default(), self.kernel.capacity(), self.now());
+        let mut desired = Desired {
+            local_macs: BTreeSet::from([
+                (self.interfaces[0], DIRECTOR_MAC),
+                (self.interfaces[0], VIRTUAL_MAC),
+                (self.interfaces[1], SECOND_MAC),
+            ]),
+            interfaces: BTreeSet::from(self.interfaces),
+            ..Desired::default()
+        };
+        for version in [4, 6] {
+            let mut add = |vip: Vip, port, protocol, backends: &[u8]| {
+                let service = DesiredService {
+                    hash_key: 0x1234_5678_9abc_def0,
+                    idle_timeout: 300,
+                    backends: backends
+                        .iter()
+                        .map(|&n| backend(version, n, self.interfaces))
+                        .collect(),
+                };
+                desired
+                    .services
+                    .insert(vip.key(version, port, protocol), service);
+            };
+            add(Vip::Plain, 80, TCP, &[1]);
+            add(Vip::Plain, 53, UDP, &[2]);
+            add(Vip::AnyPort, 0, TCP, &[3]);
+            add(Vip::Behind, 80, TCP, &[4]);
+            add(Vip::Empty, 80, TCP, &[]);
+            add(Vip::Dead, 80, TCP, &[5]);
+            add(Vip::Moving, 80, TCP, &[6]);
+            add(Vip::Moving, 53, UDP, &[6]);
+            add(Vip::Spread, 80, TCP, &[8, 9, 10]);
+        }
+        self.follow(&mut state, &desired);
+        for version in [4, 6] {
+            for (port, protocol) in [(80, TCP), (53, UDP)] {
+                let key = Vip::Moving.key(version, port, protocol);
+                let backends = &mut desired.services.get_mut(&key).unwrap().backends;
+                backends[0].weight = 0;
+                backends.push(backend(version, 7, self.interfaces));
+            }
+        }
+        self.follow(&mut state, &desired);
+        // Dead behind the ring's back, as in the moment before it is told.
+        for (&id, &n) in &self.numbers {
+            if n == 5 {
+                let mut entry = self.tables.backends[id as usize];
+                entry.state = lb_common::backend::state::DEAD;
+                self.tables.backends[id as usize] = entry;
+                self.kernel.apply(&Op::PutBackend(id, entry)).unwrap();
+            }
+        }
+    }
+
+    fn follow(&mut self, state: &mut State, desired: &Desired) {
+        for op in plan(state, desired, None, self.now()).unwrap() {
+            self.kernel.apply(&op).unwrap();
+            self.apply_to_host(&op);
+        }
+    }
+
+    fn apply_to_host(&mut self, op: &Op) {
+        let tables = &mut self.tables;
+        match op {
+            Op::PutBackend(id, entry) => {
+                tables.backends[*id as usize] = *entry;
+                self.numbers.insert(*id, entry.next_hop_mac[5]);
+            }
+            Op::WriteRing(first, blocks) => {
+                let first = *first as usize;
+                tables.rings[first..first + blocks.len()].copy_from_slice(blocks);
+            }
+            Op::PutService(key, value) => match key.vip {
+                IpAddr::V4(vip) => {
+                    let key = ServiceKeyV4::new(vip, key.port, key.protocol);
+                    tables.services_v4.insert(key, *value);
+                }
+                IpAddr::V6(vip) => {
+                    let key = ServiceKeyV6::new(vip, key.port, key.protocol);
+                    tables.services_v6.insert(key, *value);
+                }
+            },
+            Op::AddVip(vip) => {
+                tables.vips.insert((*vip).into());
+            }
+            Op::AddLocalMac(key) => {
+                tables.local_macs.insert(*key);
+            }
+            Op::AddInterface(_) | Op::PutSettings(_) | Op::ResetCounters(_) => {}
+            Op::RemoveService(_)
+            | Op::RemoveVip(_)
+            | Op::RemoveLocalMac(_)
+            | Op::RemoveInterface(_) => panic!("nothing is removed from this world: {op:?}"),
+        }
+    }
+
+    fn now(&self) -> u32 {
+        self.kernel.now()
+    }
+
+    /// Runs a frame through the program in the kernel, as received by the
+    /// first interface.
+    pub fn in_kernel(&self, frame: &[u8]) -> Outcome {
+        let before = self.kernel_counters();
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex,
+        // rx_queue_index, egress_ifindex.
+        let mut context = [0_u32; 6];
+        context[1] = frame.len() as u32;
+        context[3] = self.interfaces[0];
+        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut out = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let result = self.program.test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        let (counted, dropped) = difference(&before, &self.kernel_counters());
+        let mut recorded = BTreeSet::new();
+        self.kernel
+            .flows()
+            .scan(&mut |RecordedFlow { key, value }| {
+                recorded.insert((key.vip, self.numbers[&value.backend], value.hash));
+            })
+            .unwrap();
+        Outcome {
+            verdict: self.verdict(result.return_value, &dropped),
+            bytes: out,
+            counted,
+            dropped,
+            recorded,
+        }
+    }
+
+    fn verdict(&self, action: u32, dropped: &BTreeMap<DropReason, u64>) -> Verdict {
+        match action {
+            1 => {
+                let reasons: Vec<_> = dropped.iter().collect();
+                match reasons[..] {
+                    [(&reason, 1)] => Verdict::Drop(reason),
+                    _ => panic!("a drop must be counted once, not {dropped:?}"),
+                }
+            }
+            2 => Verdict::Pass,
+            3 => Verdict::Transmit,
+            4 => Verdict::Redirect(self.interfaces[1]),
+            other => panic!("XDP action {other}"),
+        }
+    }
+
+    /// Runs a frame through the same source on the host.
+    pub fn on_host(&self, frame: &[u8]) -> Outcome {
+        self.tables.now.set(self.now());
+        let before = self.host_counters();
+        let mut packet = HostPacket::new(frame, self.interfaces[0]);
+        let verdict = lb_ebpf::process(&mut packet, &self.tables);
+        let (counted, dropped) = difference(&before, &self.host_counters());
+        let v4 = self.tables.flows_v4.borrow();
+        let v6 = self.tables.flows_v6.borrow();
+        let flows_v4 = v4.iter().map(|(key, value)| {
+            let vip = lb_common::Address::from_v4_word(key.vip);
+            (IpAddr::from(vip), *value)
+        });
+        let flows_v6 = v6
+            .iter()
+            .map(|(key, value)| (IpAddr::from(key.vip), *value));
+        Outcome {
+            verdict,
+            bytes: packet.bytes().to_vec(),
+            counted,
+            dropped,
+            recorded: flows_v4
+                .chain(flows_v6)
+                .map(|(vip, value)| (vip, self.numbers[&value.backend], value.hash))
+                .collect(),
+        }
+    }
+
+    fn kernel_counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        for (&id, &n) in &self.numbers {
+            add(
+                counters.0.entry(n).or_default(),
+                &self.kernel.counters(id).unwrap(),
+            );
+        }
+        for &reason in DropReason::ALL {
+            counters
+                .1
+                .insert(reason, self.kernel.drops(reason).unwrap());
+        }
+        counters
+    }
+
+    fn host_counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        for (id, value) in &*self.tables.counters.borrow() {
+            add(counters.0.entry(self.numbers[id]).or_default(), value);
+        }
+        counters.1.clone_from(&self.tables.drops.borrow());
+        counters
+    }
+}
+
+/// By backend number, and by drop reason.
+#[derive(Default)]
+struct Counters(BTreeMap<u8, BackendCounters>, BTreeMap<DropReason, u64>);
+
+fn add(sum: &mut BackendCounters, value: &BackendCounters) {
+    sum.packets += value.packets;
+    sum.bytes += value.bytes;
+    sum.flows += value.flows;
+}
+
+/// What has moved.
+fn difference(
+    before: &Counters,
+    after: &Counters,
+) -> (BTreeMap<u8, BackendCounters>, BTreeMap<DropReason, u64>) {
+    let mut counted = BTreeMap::new();
+    for (&n, after) in &after.0 {
+        let before = before.0.get(&n).copied().unwrap_or_default();
+        let moved = BackendCounters {
+            packets: after.packets - before.packets,
+            bytes: after.bytes - before.bytes,
+            flows: after.flows - before.flows,
+            padding: 0,
+        };
+        if moved != BackendCounters::default() {
+            counted.insert(n, moved);
+        }
+    }
+    let mut dropped = BTreeMap::new();
+    for (&reason, &after) in &after.1 {
+        let moved = after - before.1.get(&reason).copied().unwrap_or_default();
+        if moved != 0 {
+            dropped.insert(reason, moved);
+        }
+    }
+    (counted, dropped)
+}
+
+fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
+    let address = match version {
+        4 => IpAddr::from(Ipv4Addr::new(203, 0, 113, 100 + n)),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 1, u16::from(n)).into(),
+    };
+    let is_behind = n == 4;
+    let next_hop = NextHop {
+        interface: interfaces[usize::from(is_behind)],
+        mac: backend_mac(n),
+        source_mac: if is_behind { SECOND_MAC } else { DIRECTOR_MAC },
+        mtu: 1500,
+    };
+    DesiredBackend {
+        address,
+        port: 0,
+        mode: mode::DR,
+        weight: 1,
+        removed: false,
+        condition: Condition::Up(next_hop),
+    }
+}
