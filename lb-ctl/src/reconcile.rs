@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use crate::model::status::{
@@ -219,6 +219,7 @@ pub fn spawn(
         engine,
         current: Versioned::new(config),
         started_at: unix_now(),
+        applied: Instant::now(),
     };
     let task = tokio::spawn(reconciler.run(queue));
     Ok((Handle { requests }, task))
@@ -229,6 +230,8 @@ struct Reconciler<E> {
     engine: E,
     current: Versioned,
     started_at: u64,
+    /// When the engine was last told to follow.
+    applied: Instant,
 }
 
 impl<E: Engine> Reconciler<E> {
@@ -236,7 +239,9 @@ impl<E: Engine> Reconciler<E> {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let changed = self.engine.changed();
         loop {
-            let wakeup = self.engine.next_wakeup();
+            // Counted from there, so that requests in between, however many, do
+            // not put it off.
+            let wakeup = self.engine.next_wakeup().map(|after| self.applied + after);
             let request = tokio::select! {
                 request = queue.recv() => match request {
                     Some(request) => request,
@@ -246,7 +251,7 @@ impl<E: Engine> Reconciler<E> {
                     self.apply();
                     continue;
                 }
-                () = sleep(wakeup.unwrap_or_default()), if wakeup.is_some() => {
+                () = sleep_until(wakeup.unwrap_or(self.applied)), if wakeup.is_some() => {
                     self.apply();
                     continue;
                 }
@@ -273,6 +278,7 @@ impl<E: Engine> Reconciler<E> {
 
     /// Follows what has changed on the host.
     fn apply(&mut self) {
+        self.applied = Instant::now();
         if let Err(error) = self.engine.apply(&self.current.config) {
             error!("the configuration could not be applied, trying again: {error:#}");
         }
@@ -315,6 +321,7 @@ impl<E: Engine> Reconciler<E> {
             info!(revision = next.etag, "{difference}");
         }
         self.current = next;
+        self.applied = Instant::now();
         if let Err(error) = self.engine.apply(&self.current.config) {
             error!("the configuration is saved but could not be applied: {error:#}");
             let detail = format!("the change is saved but could not be applied yet: {error:#}");
