@@ -14,7 +14,8 @@ pub struct Backend {
     pub interface: u32,
     /// RIP: the backend's own address.
     pub address: Address,
-    /// In TUN mode the outer source address.
+    /// In TUN mode the outer source address. Its lowest
+    /// [`Self::source_spread`] bits are taken from the flow hash.
     pub source: Address,
     /// In NAT mode the backend's port, network byte order.
     pub port: u16,
@@ -24,8 +25,11 @@ pub struct Backend {
     pub mode: u8,
     /// One of the [`state`] constants.
     pub state: u8,
+    /// In TUN mode the number of low bits of the outer source address that
+    /// differ from flow to flow, at most 16.
+    pub source_spread: u8,
     /// Zero.
-    pub padding: u16,
+    pub padding: u8,
     /// Rises when the backend dies or the entry is given to another backend.
     /// A recorded flow of another generation counts as not recorded.
     pub generation: u32,

@@ -61,6 +61,45 @@ drop_reasons! {
         "a slot or a service points outside the maps: please report this";
     NoInterface = 7, "no_interface",
         "the backend's interface is not one that packets can be redirected to";
+    TooBig = 8, "too_big",
+        "larger than the path to the backend carries; the sender was told the right size (path MTU discovery)";
+    TooBigUntold = 9, "too_big_untold",
+        "larger than the path to the backend carries, and the sender was not told because too many others were in this second";
+    NeedsFragmenting = 10, "needs_fragmenting",
+        "IPv4 without the don't-fragment flag and larger than the path to the backend carries: the director does not fragment, so raise the MTU of the path or clamp the clients' MSS";
+    NoHeadroom = 11, "no_headroom",
+        "the driver leaves no room in front of the packet for an outer header";
+}
+
+/// Per-CPU value of the map that limits how many ICMP errors are sent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IcmpBudget {
+    /// The second ([`crate::flow::seconds`]) that `sent` counts.
+    pub second: u32,
+    /// Errors sent in it.
+    pub sent: u32,
+}
+abi!(IcmpBudget, size = 8, align = 4);
+
+impl IcmpBudget {
+    /// ICMP errors that one CPU sends in a second at most.
+    pub const PER_SECOND: u32 = 1000;
+
+    /// Takes one error out of the budget of this second; `false` if there is
+    /// none left.
+    #[inline(always)]
+    pub const fn take(&mut self, now: u32) -> bool {
+        if self.second != now {
+            self.second = now;
+            self.sent = 0;
+        }
+        if self.sent >= Self::PER_SECOND {
+            return false;
+        }
+        self.sent += 1;
+        true
+    }
 }
 
 /// Number of drop reasons: the size of their map.
@@ -69,6 +108,16 @@ pub const DROP_REASONS: u32 = DropReason::ALL.len() as u32;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_lasts_for_its_second() {
+        let mut budget = IcmpBudget::default();
+        for _ in 0..IcmpBudget::PER_SECOND {
+            assert!(budget.take(1));
+        }
+        assert!(!budget.take(1));
+        assert!(budget.take(2));
+    }
 
     #[test]
     fn reasons_are_numbered_without_gaps_and_named_once() {

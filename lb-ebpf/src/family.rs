@@ -5,6 +5,7 @@ use lb_common::Address;
 use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue};
 
+use crate::forward::too_big;
 use crate::packet::Packet;
 use crate::parse::{self, PacketInfo};
 use crate::tables::Tables;
@@ -14,6 +15,15 @@ use crate::verdict::Verdict;
 pub trait Family: Sized {
     /// An address.
     type Address: Copy + PartialEq;
+
+    /// EtherType, as it stands in the frame.
+    const ETHERTYPE: u16;
+
+    /// IP protocol number of a packet of this version inside another.
+    const ENCAPSULATED: u8;
+
+    /// Answers a packet that does not fit with ICMP, see [`too_big`].
+    fn answer_too_big<P: Packet>(packet: &mut P, info: &PacketInfo<Self>, mtu: u16) -> Option<()>;
 
     /// Stages 1 and 2.
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict>;
@@ -49,6 +59,14 @@ pub struct V6;
 
 impl Family for V4 {
     type Address = u32;
+
+    const ETHERTYPE: u16 = parse::ETHERTYPE_IPV4;
+    const ENCAPSULATED: u8 = 4;
+
+    #[inline(always)]
+    fn answer_too_big<P: Packet>(packet: &mut P, info: &PacketInfo<Self>, mtu: u16) -> Option<()> {
+        too_big::answer_v4(packet, info, mtu)
+    }
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict> {
@@ -88,6 +106,14 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Address = Address;
+
+    const ETHERTYPE: u16 = parse::ETHERTYPE_IPV6;
+    const ENCAPSULATED: u8 = 41;
+
+    #[inline(always)]
+    fn answer_too_big<P: Packet>(packet: &mut P, info: &PacketInfo<Self>, mtu: u16) -> Option<()> {
+        too_big::answer_v6(packet, info, mtu)
+    }
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict> {

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use lb_common::Address;
 use lb_common::backend::Backend;
-use lb_common::counters::{BackendCounters, DropReason};
+use lb_common::counters::{BackendCounters, DropReason, IcmpBudget};
 use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::checksum::Sum;
 use crate::packet::Packet;
 use crate::tables::Tables;
 
@@ -56,6 +57,12 @@ impl Packet for HostPacket {
         T::read_from_prefix(bytes).ok().map(|(value, _)| value)
     }
 
+    fn sum<const N: usize>(&self, offset: usize) -> Option<Sum> {
+        let bytes = self.bytes().get(offset..offset + N)?;
+        let words = bytes.chunks_exact(8).filter_map(|c| c.try_into().ok());
+        Some(words.map(u64::from_ne_bytes).fold(Sum::new(), Sum::add_u64))
+    }
+
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
         let bytes = self.buffer[self.start..].get_mut(offset..)?;
         value.write_to_prefix(bytes).ok()
@@ -65,6 +72,12 @@ impl Packet for HostPacket {
         let start = self.start.checked_add_signed(delta as isize)?;
         // The kernel leaves at least an Ethernet header.
         (start + crate::parse::ETHERNET_LENGTH <= self.buffer.len()).then(|| self.start = start)
+    }
+
+    fn adjust_tail(&mut self, delta: i32) -> Option<()> {
+        let end = self.buffer.len().checked_add_signed(delta as isize)?;
+        let fits = end >= self.start + crate::parse::ETHERNET_LENGTH;
+        fits.then(|| self.buffer.resize(end, 0))
     }
 }
 
@@ -89,6 +102,8 @@ pub struct HostTables {
     pub flows_v6: RefCell<HashMap<FlowKeyV6, FlowValue>>,
     /// The clock.
     pub now: Cell<u32>,
+    /// What is left of this second's ICMP errors.
+    pub icmp_budget: Cell<IcmpBudget>,
     /// Counters of backends that got packets.
     pub counters: RefCell<BTreeMap<u32, BackendCounters>>,
     /// Counters of drop reasons that occurred.
@@ -154,6 +169,13 @@ impl Tables for HostTables {
 
     fn record_v6(&self, key: &FlowKeyV6, value: &FlowValue) {
         self.flows_v6.borrow_mut().insert(*key, *value);
+    }
+
+    fn may_send_icmp(&self) -> bool {
+        let mut budget = self.icmp_budget.get();
+        let may = budget.take(self.now());
+        self.icmp_budget.set(budget);
+        may
     }
 
     fn count_forwarded(&self, backend: u32, bytes: u16, new_flow: bool) {

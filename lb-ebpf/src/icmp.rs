@@ -120,6 +120,8 @@ fn quoted_flow<F: Family, P: Packet>(
         interface: packet.interface(),
         ip_length: envelope.ip_length,
         protocol,
+        traffic_class: envelope.traffic_class,
+        may_fragment: envelope.may_fragment,
         syn: false,
         is_icmp: true,
         truncated: end > packet.len(),

@@ -28,6 +28,7 @@
 
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
 
+pub mod checksum;
 pub mod family;
 pub mod flow;
 pub mod forward;

@@ -9,7 +9,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use lb_common::Address;
 use lb_common::backend::Backend;
-use lb_common::counters::{BackendCounters, DROP_REASONS, DropReason};
+use lb_common::counters::{BackendCounters, DROP_REASONS, DropReason, IcmpBudget};
 use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::limits::{
     DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, MAX_INTERFACES, MAX_SERVICES, ring_blocks,
@@ -55,6 +55,10 @@ static COUNTERS: PerCpuArray<BackendCounters> = PerCpuArray::pinned(DEFAULT_MAX_
 #[map]
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
+/// How many ICMP errors this CPU may still send.
+#[map]
+static ICMP_BUDGET: PerCpuArray<IcmpBudget> = PerCpuArray::with_max_entries(1, 0);
+
 /// The IPv4 flow table.
 #[map]
 static FLOWS_V4: LruHashMap<FlowKeyV4, FlowValue> = LruHashMap::pinned(DEFAULT_FLOW_TABLE_SIZE, 0);
@@ -91,7 +95,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_vip(&self, address: &Address) -> bool {
-        VIPS.get_ptr(&VipKey { vip: *address }).is_some()
+        VIPS.get_ptr(VipKey { vip: *address }).is_some()
     }
 
     #[inline(always)]
@@ -146,6 +150,16 @@ impl Tables for Maps {
     #[inline(always)]
     fn record_v6(&self, key: &FlowKeyV6, value: &FlowValue) {
         let _ = FLOWS_V6.insert(key, value, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn may_send_icmp(&self) -> bool {
+        match ICMP_BUDGET.get_ptr_mut(0) {
+            // SAFETY: the value is this CPU's own, and XDP programs on one
+            // CPU do not interrupt each other.
+            Some(budget) => unsafe { (*budget).take(self.now()) },
+            None => false,
+        }
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! The packet as the stages see it.
 
+use crate::checksum::Sum;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Bytes of a packet, Ethernet header first.
@@ -21,6 +22,13 @@ pub trait Packet {
     /// Reads a `T` at `offset`; `None` if it does not lie inside.
     fn read<T: FromBytes>(&self, offset: usize) -> Option<T>;
 
+    /// Sums `N` bytes at `offset`, a multiple of 8, for a checksum; `None` if
+    /// they do not lie inside.
+    ///
+    /// A loop over [`Self::read`] would do the same, but compilers merge its
+    /// bounds checks into arithmetic that the verifier refuses.
+    fn sum<const N: usize>(&self, offset: usize) -> Option<Sum>;
+
     /// Writes a `T` at `offset`; `None`, and nothing written, if it does not
     /// fit inside.
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()>;
@@ -28,4 +36,8 @@ pub trait Packet {
     /// Moves the start of the packet by `delta` bytes: below 0 makes room in
     /// front. `None` if there is no such room. All offsets change meaning.
     fn adjust_head(&mut self, delta: i32) -> Option<()>;
+
+    /// Moves the end of the packet by `delta` bytes: below 0 cuts it short.
+    /// `None` if that is not possible.
+    fn adjust_tail(&mut self, delta: i32) -> Option<()>;
 }

@@ -34,6 +34,10 @@ pub struct PacketInfo<F: Family> {
     pub ip_length: u16,
     /// IP protocol number: [`TCP`] or [`UDP`].
     pub protocol: u8,
+    /// DSCP and ECN: IPv4's type of service, IPv6's traffic class.
+    pub traffic_class: u8,
+    /// A router may fragment the packet: IPv4 without the don't-fragment flag.
+    pub may_fragment: bool,
     /// A TCP segment with SYN and without ACK.
     pub syn: bool,
     /// An ICMP error.
@@ -110,6 +114,8 @@ pub struct Ipv4Header {
 impl Ipv4Header {
     /// "More fragments" and the fragment offset.
     const FRAGMENT: u16 = 0x3fff;
+    /// "Don't fragment".
+    pub const DONT_FRAGMENT: u16 = 0x4000;
 
     /// Bytes of the header with its options, if version and length are valid.
     #[inline(always)]
@@ -187,6 +193,8 @@ pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         vip,
         destination_mac: ethernet.destination,
         ip_length: ip.total_length.get(),
+        traffic_class: ip.tos,
+        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
     };
     // The usual length apart: a constant offset is cheaper.
     const PLAIN: usize = ETHERNET_LENGTH + 20;
@@ -225,6 +233,8 @@ pub fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         destination_mac: ethernet.destination,
         // A sum of more than 16 bits is longer than any frame: truncated.
         ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
+        traffic_class: (ip.version_class_label.get() >> 20) as u8,
+        may_fragment: false,
     };
     const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
     let parsed = match ip.next_header {
@@ -262,6 +272,10 @@ pub struct Envelope<F: Family> {
     pub destination_mac: [u8; 6],
     /// Bytes from the IP header to the end of the payload.
     pub ip_length: u16,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// See [`PacketInfo::may_fragment`].
+    pub may_fragment: bool,
 }
 
 /// An IPv6 address out of its header.
@@ -304,6 +318,8 @@ fn transport<F: Family, P: Packet>(
         interface: packet.interface(),
         ip_length: envelope.ip_length,
         protocol,
+        traffic_class: envelope.traffic_class,
+        may_fragment: envelope.may_fragment,
         syn: flags.is_some_and(|flags| flags & (SYN | ACK) == SYN),
         is_icmp: false,
         truncated: flags.is_none() || ETHERNET_LENGTH + ip_length > packet.len(),

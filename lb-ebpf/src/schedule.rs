@@ -19,6 +19,8 @@ pub struct Chosen<'a> {
     pub id: u32,
     /// The entry; alive, and of the packet's service.
     pub backend: &'a Backend,
+    /// The flow's hash.
+    pub hash: u32,
     /// Whether the packet begins a flow, see
     /// [`lb_common::counters::BackendCounters::flows`].
     pub new_flow: bool,
@@ -62,6 +64,7 @@ pub fn schedule<'a, F: Family, T: Tables>(
     Ok(Chosen {
         id,
         backend,
+        hash,
         new_flow,
     })
 }

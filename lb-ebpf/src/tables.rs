@@ -47,6 +47,8 @@ pub trait Tables {
     /// The same for IPv6.
     fn record_v6(&self, key: &FlowKeyV6, value: &FlowValue);
 
+    /// Whether one more ICMP error may be sent now; counts it.
+    fn may_send_icmp(&self) -> bool;
     /// Adds a packet of `bytes` to the backend's counters.
     fn count_forwarded(&self, backend: u32, bytes: u16, new_flow: bool);
     /// Adds one to the reason's counter.

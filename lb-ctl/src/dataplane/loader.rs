@@ -164,7 +164,10 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
         .try_into()
         .map_err(|e: ProgramError| other("reading the BPF object", &e))?;
     program.load().map_err(|error| match error {
-        ProgramError::LoadError { ref io_error, .. } if is_permission(io_error) => {
+        // Not EACCES: that is the verifier's.
+        ProgramError::LoadError { ref io_error, .. }
+            if io_error.raw_os_error() == Some(nix::libc::EPERM) =>
+        {
             LoadError::Permission
         }
         error => LoadError::Refused {

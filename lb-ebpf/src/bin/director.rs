@@ -12,10 +12,11 @@
 mod maps;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
+use lb_ebpf::checksum::Sum;
 use lb_ebpf::packet::Packet;
 use lb_ebpf::process;
 use lb_ebpf::tables::Tables;
@@ -82,6 +83,18 @@ impl Packet for XdpPacket<'_> {
     }
 
     #[inline(always)]
+    fn sum<const N: usize>(&self, offset: usize) -> Option<Sum> {
+        let address = self.at(offset, N)?;
+        let mut sum = Sum::new();
+        for i in 0..N / 8 {
+            // SAFETY: these 8 bytes are among the `N` that lie inside.
+            let words = unsafe { (address as *const u64).add(i).read_unaligned() };
+            sum = sum.add_u64(words);
+        }
+        Some(sum)
+    }
+
+    #[inline(always)]
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
         let address = self.at(offset, size_of::<T>())?;
         // SAFETY: the bytes lie inside the packet; `T` has no padding.
@@ -93,6 +106,13 @@ impl Packet for XdpPacket<'_> {
     fn adjust_head(&mut self, delta: i32) -> Option<()> {
         // SAFETY: the context is the one that the kernel passed in.
         let failed = unsafe { bpf_xdp_adjust_head(self.0.ctx, delta) };
+        (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn adjust_tail(&mut self, delta: i32) -> Option<()> {
+        // SAFETY: as above.
+        let failed = unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) };
         (failed == 0).then_some(())
     }
 }

@@ -1,6 +1,8 @@
 //! Stage 6: the rewrite that the backend's mode asks for.
 
 pub mod dr;
+pub mod too_big;
+pub mod tun;
 
 use lb_common::backend::{Backend, mode};
 use lb_common::counters::DropReason;
@@ -30,6 +32,11 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
     }
     match backend.mode {
         mode::DR => dr::rewrite(packet, backend)?,
+        mode::TUN => {
+            if let Some(answered) = tun::encapsulate(packet, info, chosen, tables)? {
+                return Err(answered);
+            }
+        }
         _ => return drop(DropReason::UnsupportedMode),
     }
     if backend.interface == info.interface {

@@ -1,0 +1,184 @@
+//! VS/TUN: the packet inside another one to the backend.
+//!
+//! IP in IP (RFC 2003, RFC 2473, RFC 4213), in all pairings of IP versions.
+//! DSCP and ECN are copied outwards (RFC 6040, normal mode; RFC 2983, uniform
+//! model). The outer packet is never fragmented: what does not fit is answered
+//! as a router would, see [`super::too_big`].
+
+use lb_common::Address;
+use lb_common::counters::DropReason;
+use zerocopy::byteorder::{native_endian, network_endian};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::checksum::Sum;
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::parse::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo,
+};
+use crate::schedule::Chosen;
+use crate::tables::Tables;
+use crate::verdict::{Verdict, drop};
+
+/// Bytes that an outer IPv4 header adds.
+pub const OVERHEAD_V4: u16 = 20;
+/// Bytes that an outer IPv6 header adds.
+pub const OVERHEAD_V6: u16 = IPV6_LENGTH as u16;
+
+/// Time to live, hop limit: RFC 1700's default, as Linux's own tunnels have.
+const TTL: u8 = 64;
+
+/// Ethernet and IPv4, as they are written in front of a packet.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+struct OuterV4 {
+    ethernet: EthernetHeader,
+    ip: Ipv4Header,
+}
+
+/// Ethernet and IPv6, as they are written in front of a packet.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+struct OuterV6 {
+    ethernet: EthernetHeader,
+    ip: Ipv6Header,
+}
+
+/// Puts the packet into one from the director to the backend. `Some` verdict:
+/// it did not fit and has become the answer that says so.
+///
+/// # Errors
+/// A drop if the packet does not fit and nobody can be told, or if there is no
+/// room in front of it.
+#[inline(always)]
+pub fn encapsulate<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+    tables: &T,
+) -> Result<Option<Verdict>, Verdict> {
+    let outer_is_v4 = chosen.backend.address.is_v4();
+    let overhead = if outer_is_v4 {
+        OVERHEAD_V4
+    } else {
+        OVERHEAD_V6
+    };
+    let mtu = chosen.backend.mtu.saturating_sub(overhead);
+    if info.ip_length > mtu {
+        return super::too_big::answer(packet, info, mtu, tables).map(Some);
+    }
+    let written = if outer_is_v4 {
+        in_ipv4(packet, info, chosen)
+    } else {
+        in_ipv6(packet, info, chosen)
+    };
+    match written {
+        Some(()) => Ok(None),
+        None => drop(DropReason::NoHeadroom),
+    }
+}
+
+#[inline(always)]
+fn in_ipv4<F: Family, P: Packet>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+) -> Option<()> {
+    let backend = chosen.backend;
+    let total_length = network_endian::U16::new(info.ip_length + OVERHEAD_V4);
+    let source = spread(&backend.source, backend.source_spread, chosen.hash).v4_word();
+    let destination = backend.address.v4_word();
+    let ethernet = ethernet(chosen, ETHERTYPE_IPV4);
+    let first = u16::from_ne_bytes([0x45, info.traffic_class]);
+    let ttl_protocol = u16::from_ne_bytes([TTL, F::ENCAPSULATED]);
+    let checksum = Sum::new()
+        .add_u16(first)
+        .add_u16(u16::from_ne_bytes(total_length.to_bytes()))
+        .add_u16(Ipv4Header::DONT_FRAGMENT.to_be())
+        .add_u16(ttl_protocol)
+        .add_u32(source)
+        .add_u32(destination)
+        .finish();
+    packet.adjust_head(-i32::from(OVERHEAD_V4))?;
+    let ip = Ipv4Header {
+        version_ihl: 0x45,
+        tos: info.traffic_class,
+        total_length,
+        identification: network_endian::U16::ZERO,
+        fragment: network_endian::U16::new(Ipv4Header::DONT_FRAGMENT),
+        ttl: TTL,
+        protocol: F::ENCAPSULATED,
+        checksum: network_endian::U16::from_bytes(checksum.to_ne_bytes()),
+        source: native_endian::U32::new(source),
+        destination: native_endian::U32::new(destination),
+    };
+    packet.write(0, OuterV4 { ethernet, ip })
+}
+
+#[inline(always)]
+fn in_ipv6<F: Family, P: Packet>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+) -> Option<()> {
+    const FLOW_LABEL: u32 = 0xf_ffff;
+    let backend = chosen.backend;
+    let source = spread(&backend.source, backend.source_spread, chosen.hash);
+    let ethernet = ethernet(chosen, ETHERTYPE_IPV6);
+    // A label for each flow, RFC 6438: routers and NICs spread by it.
+    let version_class_label =
+        6 << 28 | u32::from(info.traffic_class) << 20 | chosen.hash & FLOW_LABEL;
+    packet.adjust_head(-i32::from(OVERHEAD_V6))?;
+    let ip = Ipv6Header {
+        version_class_label: network_endian::U32::new(version_class_label),
+        payload_length: network_endian::U16::new(info.ip_length),
+        next_header: F::ENCAPSULATED,
+        hop_limit: TTL,
+        source: words(&source),
+        destination: words(&backend.address),
+    };
+    packet.write(0, OuterV6 { ethernet, ip })
+}
+
+#[inline(always)]
+fn ethernet(chosen: &Chosen<'_>, ethertype: u16) -> EthernetHeader {
+    EthernetHeader {
+        destination: chosen.backend.next_hop_mac,
+        source: chosen.backend.source_mac,
+        ethertype: native_endian::U16::new(ethertype),
+    }
+}
+
+/// The outer source of a flow: the lowest `bits` bits of `base` from its hash.
+#[inline(always)]
+fn spread(base: &Address, bits: u8, hash: u32) -> Address {
+    let mask = (1_u32 << (bits & 31)) - 1;
+    let mut address = *base;
+    address.words[3] |= (hash & mask).to_be();
+    address
+}
+
+#[inline(always)]
+fn words(address: &Address) -> [native_endian::U32; 4] {
+    let w = &address.words;
+    [
+        native_endian::U32::new(w[0]),
+        native_endian::U32::new(w[1]),
+        native_endian::U32::new(w[2]),
+        native_endian::U32::new(w[3]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_low_bits_of_the_source_differ() {
+        let base = Address::from_v4_word(u32::from_ne_bytes([192, 0, 2, 0]));
+        let octets = |bits, hash| spread(&base, bits, hash).v4_word().to_ne_bytes();
+        assert_eq!(octets(0, u32::MAX), [192, 0, 2, 0]);
+        assert_eq!(octets(8, 0x1234_56ab), [192, 0, 2, 0xab]);
+        assert_eq!(octets(4, 0x1234_56ab), [192, 0, 2, 0x0b]);
+    }
+}
