@@ -11,7 +11,7 @@ use crate::model::status::{
     BackendState, BackendStatus, DropStatus, FlowTableStatus, HealthStatus, InterfaceStatus,
     NextHop, RingStatus, ServiceStatus, XdpMode,
 };
-use crate::model::{BackendAddress, Config, Service};
+use crate::model::{BackendAddress, Config, Mode, Service};
 use crate::neighbour::{Resolution, Snapshot};
 use crate::plan::RingSummary;
 use crate::reconcile::EngineStatus;
@@ -33,7 +33,8 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
         .collect();
     for service in &services {
         let is_active = |b: &BackendStatus| b.state == BackendState::Active;
-        if !service.backends.iter().any(is_active) {
+        // Without any slots it follows from the status.
+        if service.ring.slots > 0 && !service.backends.iter().any(is_active) {
             warnings.push(format!(
                 "service {} has no backend that gets new flows: they are dropped",
                 service.name
@@ -82,13 +83,9 @@ fn interfaces<D: Dataplane>(
         };
         let note = (xdp == XdpMode::Generic).then(|| {
             let why = attachment.generic_because;
-            why.unwrap_or_else(|| "attached so by an earlier lb-ctl up".to_owned())
+            let why = why.unwrap_or_else(|| "attached so by an earlier lb-ctl up".to_owned());
+            format!("an skb is allocated for every packet, which costs most of the speed ({why})")
         });
-        if let Some(note) = &note {
-            warnings.push(format!(
-                "XDP runs in generic mode on {name}, at a fifth of the speed or less ({note})"
-            ));
-        }
         statuses.push(InterfaceStatus {
             name: interface.name.clone(),
             index: attachment.index,
@@ -156,6 +153,8 @@ fn service<D: Dataplane>(
             moving: ring.moving,
             pinned: ring.pinned,
         },
+        mtu: backends.iter().filter_map(|b| b.mtu).min(),
+        notes: notes(&backends),
         packets: backends.iter().map(|b| b.packets).sum(),
         bytes: backends.iter().map(|b| b.bytes).sum(),
         flows: backends.iter().map(|b| b.flows).sum(),
@@ -189,6 +188,9 @@ fn backend<D: Dataplane>(
         share: f64::from(owned.unwrap_or(0)) / f64::from(slots.max(1)),
         health,
         next_hop: next_hop(address.ip, snapshot),
+        mtu: (service.mode == Mode::Tun)
+            .then(|| usable_mtu(address.ip, snapshot))
+            .flatten(),
         packets: counters.packets,
         bytes: counters.bytes,
         flows: counters.flows,
@@ -221,4 +223,37 @@ fn next_hop(address: IpAddr, snapshot: &Snapshot) -> Option<NextHop> {
         }),
         Resolution::Unknown(_) => None,
     }
+}
+
+/// The largest packet that fits into the path to a backend once it is
+/// encapsulated.
+fn usable_mtu(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
+    match snapshot.resolutions.get(&address)? {
+        Resolution::Known(next_hop, _) => Some(next_hop.mtu.saturating_sub(overhead(address))),
+        Resolution::Unknown(_) => None,
+    }
+}
+
+/// Bytes of the outer header to a backend.
+const fn overhead(address: IpAddr) -> u16 {
+    if address.is_ipv4() { 20 } else { 40 }
+}
+
+/// What to know of a service in `tun` mode.
+fn notes(backends: &[BackendStatus]) -> Vec<String> {
+    /// Full-size packets of clients on Ethernet.
+    const FULL: u16 = 1500;
+    let tight = |b: &&BackendStatus| b.mtu.is_some_and(|mtu| mtu < FULL);
+    let Some(backend) = backends.iter().filter(tight).min_by_key(|b| b.mtu) else {
+        return Vec::new();
+    };
+    let needed = FULL + overhead(backend.address.ip);
+    vec![format!(
+        "packets of more than {} bytes do not fit into the path to {} once they are encapsulated; \
+         clients' TCP is told by ICMP and by the MSS that lb-agent lowers on the backends. To carry \
+         full-size packets of {FULL} bytes, raise the MTU of the path from director to backends \
+         to {needed}",
+        backend.mtu.unwrap_or_default(),
+        backend.address
+    )]
 }

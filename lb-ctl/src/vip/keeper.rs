@@ -131,7 +131,7 @@ impl Keeper {
         self.wanted.send_replace(vips);
     }
 
-    /// Who holds the VIPs, and what is wrong with them.
+    /// Who holds the VIPs, and why some could not be put where they belong.
     pub fn status(&self) -> (Vec<VipStatus>, Vec<String>) {
         let seen = lock(&self.seen);
         let vips = self.wanted.borrow().clone();
@@ -141,21 +141,8 @@ impl Keeper {
             managed: seen.owned.contains(&address),
             thieves: seen.thieves.of(address),
         };
-        let statuses: Vec<_> = vips.iter().map(status).collect();
-        let mut warnings: Vec<String> = statuses
-            .iter()
-            .flat_map(|vip| {
-                vip.thieves.iter().map(|thief| {
-                    format!(
-                        "VIP {} is also claimed by {} on {}: a backend that answers ARP or NDP for \
-                         it takes traffic away; run `lb-agent check` on the host with that MAC",
-                        vip.address, thief.mac, thief.interface
-                    )
-                })
-            })
-            .collect();
-        warnings.extend(seen.problems.values().cloned());
-        (statuses, warnings)
+        let statuses = vips.iter().map(status).collect();
+        (statuses, seen.problems.values().cloned().collect())
     }
 }
 
