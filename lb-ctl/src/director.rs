@@ -23,7 +23,7 @@ use crate::dataplane::{Dataplane, ServiceKey};
 use crate::health::state::Initial;
 use crate::health::{Manager, Target};
 use crate::maglev;
-use crate::model::{Config, Kind, Mode, Problem, Protocol, Service};
+use crate::model::{Config, Kind, Mode, Problem, Protocol, Service, Settings};
 use crate::neighbour::{Host, Resolution, Resolver, Snapshot};
 use crate::plan::{Condition, Desired, DesiredBackend, DesiredService, State, plan};
 use crate::reconcile::{Engine, EngineStatus, HostFacts, OnLink};
@@ -136,6 +136,7 @@ impl<D: Dataplane> Director<D> {
                     port,
                     mode: entry.mode,
                     weight: 0,
+                    tunnel_source: None,
                     removed: true,
                     condition: Condition::Unresolved,
                 })
@@ -159,6 +160,7 @@ impl<D: Dataplane> Director<D> {
                     port: backend.address.port.unwrap_or(0),
                     mode: mode_number(service.mode),
                     weight: backend.weight,
+                    tunnel_source: None,
                     removed: false,
                     condition: if self.is_down(service, backend.address) {
                         Condition::Down
@@ -170,6 +172,11 @@ impl<D: Dataplane> Director<D> {
             for mut backend in leaving.remove(&key).unwrap_or_default() {
                 backend.condition = condition(service.mode, backend.address, snapshot);
                 backends.push(backend);
+            }
+            if service.mode == Mode::Tun {
+                for backend in &mut backends {
+                    backend.tunnel_source = tunnel_source(&config.settings, backend);
+                }
             }
             let idle_timeout = match service.protocol {
                 Protocol::Tcp => config.settings.tcp_idle_timeout,
@@ -352,6 +359,26 @@ fn condition(mode: Mode, address: IpAddr, snapshot: &Snapshot) -> Condition {
     match reach(mode, address, snapshot) {
         Ok(Resolution::Known(next_hop, _)) => Condition::Up(*next_hop),
         _ => Condition::Unresolved,
+    }
+}
+
+/// The outer source address for a backend: from the configured prefix, or the
+/// one that the kernel would send from. `None` keeps that of the entry.
+fn tunnel_source(settings: &Settings, backend: &DesiredBackend) -> Option<(IpAddr, u8)> {
+    /// As many bits as the packet path varies.
+    const MAX_SPREAD: u8 = 16;
+    let is_v4 = backend.address.is_ipv4();
+    let prefix = settings
+        .tunnel_sources
+        .iter()
+        .find(|p| p.addr().is_ipv4() == is_v4);
+    if let Some(prefix) = prefix {
+        let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
+        return Some((prefix.network(), host_bits.min(MAX_SPREAD)));
+    }
+    match backend.condition {
+        Condition::Up(next_hop) => next_hop.source.map(|source| (source, 0)),
+        _ => None,
     }
 }
 

@@ -83,6 +83,7 @@ fn service_status(service: &Service) -> ServiceStatus {
         share: f64::from(backend.weight) / f64::from(weights.max(1)),
         health: None,
         next_hop: None,
+        mtu: None,
         packets: 0,
         bytes: 0,
         flows: 0,
@@ -95,6 +96,8 @@ fn service_status(service: &Service) -> ServiceStatus {
         mode: service.mode,
         scheduler: service.scheduler,
         health_check: service.health_check.clone(),
+        mtu: None,
+        notes: Vec::new(),
         ring: RingStatus {
             slots: weights,
             settled: weights,

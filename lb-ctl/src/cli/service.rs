@@ -140,11 +140,17 @@ impl Add {
             backends: self.backends,
         };
         let only_if_new = [(header::IF_NONE_MATCH, "*".to_owned())];
-        self.connection
-            .client()
+        let client = self.connection.client();
+        client
             .send(Method::PUT, &path(&service.name), &only_if_new, &service)
             .await?;
-        Ok(Output::text(format!("added the service {}", service.name)))
+        let status: ServiceStatus = client.get(&path(&service.name)).await?;
+        let notes = status.notes.iter().map(|note| format!("\nnote: {note}"));
+        let notes: String = notes.collect();
+        Ok(Output::text(format!(
+            "added the service {}{notes}",
+            service.name
+        )))
     }
 }
 

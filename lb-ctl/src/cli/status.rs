@@ -76,7 +76,13 @@ pub(super) fn service_block(service: &ServiceStatus) -> String {
     if ring.moving + ring.pinned > 0 {
         let _ = write!(text, " ({} moving, {} pinned)", ring.moving, ring.pinned);
     }
+    if let Some(mtu) = service.mtu {
+        let _ = write!(text, ", MTU {mtu}");
+    }
     text.push('\n');
+    for note in &service.notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
     if service.backends.is_empty() {
         text += "  no backends\n";
     } else {

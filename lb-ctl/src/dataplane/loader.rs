@@ -311,8 +311,8 @@ fn attach(
             };
             warn!(
                 interface = name,
-                "XDP RUNS IN GENERIC MODE ({because}): every packet is allocated an skb first, \
-                 expect a fifth of the speed or less"
+                "XDP RUNS IN GENERIC MODE ({because}): the kernel allocates an skb for every packet \
+                 first, which costs most of the speed"
             );
             attachment.generic_because = Some(because);
             match program.attach_to_if_index(index, XdpMode::Skb) {

@@ -1,3 +1,4 @@
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -49,6 +50,15 @@ pub struct Settings {
     /// Seconds without a packet after which a recorded UDP flow is forgotten.
     #[schema(default = 300)]
     pub udp_idle_timeout: u32,
+    /// In `tun` mode, prefixes from which the outer source address of a flow
+    /// is taken, one for each IP version at most: so that routers and the
+    /// backends' receive queues spread flows. The backends must accept packets
+    /// from all of the prefix, and filters on the way must let them through.
+    /// Of a larger prefix the lowest 16 bits vary. Without one the source is
+    /// the director's own address.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tunnel_sources: Vec<IpNet>,
 }
 
 impl Default for Settings {
@@ -57,6 +67,7 @@ impl Default for Settings {
             hash_key: String::new(),
             tcp_idle_timeout: 900,
             udp_idle_timeout: 300,
+            tunnel_sources: Vec::new(),
         }
     }
 }

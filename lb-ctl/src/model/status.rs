@@ -165,6 +165,13 @@ pub struct ServiceStatus {
     pub health_check: Option<HealthCheck>,
     /// The Maglev ring.
     pub ring: RingStatus,
+    /// In `tun` mode, the largest packet from a client, bytes from the IP
+    /// header on, that fits into the paths to all backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// What an operator should know of the service although it works.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The real servers, including removed ones that finish their flows.
     pub backends: Vec<BackendStatus>,
     /// Packets forwarded.
@@ -211,6 +218,10 @@ pub struct BackendStatus {
     /// Where its packets are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHop>,
+    /// In `tun` mode, the largest packet from a client, bytes from the IP
+    /// header on, that fits into the path to the backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
     /// Packets forwarded.
     pub packets: u64,
     /// Their bytes, from the IP header on.

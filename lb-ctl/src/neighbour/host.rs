@@ -14,7 +14,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp,
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
+};
 use rtnetlink::MulticastGroup;
 
 use crate::model::status::XdpMode;
@@ -63,6 +65,10 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// The address is this host's own.
     pub is_local: bool,
+    /// The address of this host that the kernel would send from.
+    pub source: Option<IpAddr>,
+    /// MTU of the route, if it is less than the interface's; bytes.
+    pub mtu: Option<u32>,
 }
 
 /// An address that an interface has.
@@ -350,11 +356,21 @@ fn interface(message: &LinkMessage) -> Option<(u32, Interface)> {
 fn route(message: &RouteMessage) -> Option<Route> {
     let mut interface = None;
     let mut gateway = None;
+    let mut source = None;
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
             RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
@@ -363,5 +379,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         interface: interface.filter(|_| is_usable)?,
         gateway,
         is_local: message.header.kind == RouteType::Local,
+        source,
+        mtu,
     })
 }

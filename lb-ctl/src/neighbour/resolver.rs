@@ -213,7 +213,9 @@ fn resolve(
                 interface: route.interface,
                 mac,
                 source_mac,
-                mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
+                mtu: u16::try_from(route.mtu.map_or(interface.mtu, |m| m.min(interface.mtu)))
+                    .unwrap_or(u16::MAX),
+                source: route.source,
             };
             Resolution::Known(next_hop, route.gateway)
         }
@@ -234,6 +236,8 @@ mod tests {
             interface: 2,
             gateway: None,
             is_local: false,
+            source: Some("203.0.113.2".parse().unwrap()),
+            mtu: None,
         };
         let interface = Interface {
             name: "eth0".to_owned(),

@@ -58,6 +58,9 @@ pub struct DesiredBackend {
     pub mode: u8,
     /// Share of new flows; 0 drains.
     pub weight: u32,
+    /// In TUN mode the outer source address, and how many of its lowest bits
+    /// vary from flow to flow.
+    pub tunnel_source: Option<(IpAddr, u8)>,
     /// Not wanted any more: its entry goes when its last flow has.
     pub removed: bool,
     /// Whether packets can reach it.
@@ -87,6 +90,8 @@ pub struct NextHop {
     pub source_mac: [u8; 6],
     /// Largest IP packet, bytes.
     pub mtu: u16,
+    /// The address of this host that packets are sent from.
+    pub source: Option<IpAddr>,
 }
 
 /// What the maps hold.
@@ -531,6 +536,10 @@ fn entry(before: &Backend, service: u32, backend: &DesiredBackend) -> Backend {
         service,
         ..*before
     };
+    if let Some((source, spread)) = backend.tunnel_source {
+        entry.source = source.into();
+        entry.source_spread = spread;
+    }
     match backend.condition {
         Condition::Up(next_hop) => {
             entry.state = state::ALIVE;

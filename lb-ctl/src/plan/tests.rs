@@ -25,6 +25,7 @@ pub(super) fn next_hop(n: u8) -> NextHop {
         mac: [2, 0, 0, 0, 0, n],
         source_mac: [2, 0, 0, 0, 1, 0],
         mtu: 1500,
+        source: None,
     }
 }
 
@@ -34,6 +35,7 @@ pub(super) fn backend(n: u8, weight: u32) -> DesiredBackend {
         port: 0,
         mode: mode::DR,
         weight,
+        tunnel_source: None,
         removed: false,
         condition: Condition::Up(next_hop(n)),
     }

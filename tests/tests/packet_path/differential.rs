@@ -3,6 +3,7 @@
 
 use super::golden;
 use super::packet::{tcp, udp};
+use super::tun;
 use super::world::{Vip, World};
 
 /// A generator of pseudo-random numbers (xorshift64*): the same sequence for
@@ -32,6 +33,7 @@ fn frames() -> Vec<Vec<u8>> {
     ]
     .concat();
     let mut frames: Vec<_> = cases.into_iter().map(|(_, frame, _)| frame).collect();
+    frames.extend(tun::frames());
     for version in [4, 6] {
         let vip = Vip::Moving.address(version);
         for port in 1..5 {

@@ -4,4 +4,5 @@
 mod differential;
 mod golden;
 mod packet;
+mod tun;
 mod world;

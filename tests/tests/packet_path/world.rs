@@ -51,6 +51,12 @@ pub enum Vip {
     Spread,
     /// A VIP of no service.
     None,
+    /// TUN: TCP 80 on backend 11, which is IPv4.
+    TunV4,
+    /// TUN: TCP 80 on backend 12, which is IPv6.
+    TunV6,
+    /// TUN: TCP 80 on backend 13, which is IPv4, with sources spread over 8 bits.
+    TunSpread,
 }
 
 impl Vip {
@@ -179,6 +185,9 @@ impl World {
             add(Vip::Moving, 80, TCP, &[6]);
             add(Vip::Moving, 53, UDP, &[6]);
             add(Vip::Spread, 80, TCP, &[8, 9, 10]);
+            add(Vip::TunV4, 80, TCP, &[11]);
+            add(Vip::TunV6, 80, TCP, &[12]);
+            add(Vip::TunSpread, 80, TCP, &[13]);
         }
         self.follow(&mut state, &desired);
         for version in [4, 6] {
@@ -389,23 +398,42 @@ fn difference(
     (counted, dropped)
 }
 
-fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
-    let address = match version {
-        4 => IpAddr::from(Ipv4Addr::new(203, 0, 113, 100 + n)),
+/// MTU of the path to every backend.
+pub const MTU: u16 = 1500;
+
+/// Address of a backend; those of TUN have a version of their own.
+pub fn backend_address(version: u8, n: u8) -> IpAddr {
+    match (version, n) {
+        (_, 11 | 13) | (4, 1..=10) => Ipv4Addr::new(203, 0, 113, 100 + n).into(),
         _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 1, u16::from(n)).into(),
-    };
+    }
+}
+
+/// Outer source for a backend.
+pub fn tunnel_source(n: u8) -> Option<(IpAddr, u8)> {
+    match n {
+        11 => Some((Ipv4Addr::new(203, 0, 113, 2).into(), 0)),
+        12 => Some((Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 0, 2).into(), 0)),
+        13 => Some((Ipv4Addr::new(192, 0, 2, 0).into(), 8)),
+        _ => None,
+    }
+}
+
+fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
     let is_behind = n == 4;
     let next_hop = NextHop {
         interface: interfaces[usize::from(is_behind)],
         mac: backend_mac(n),
         source_mac: if is_behind { SECOND_MAC } else { DIRECTOR_MAC },
-        mtu: 1500,
+        mtu: MTU,
+        source: None,
     };
     DesiredBackend {
-        address,
+        address: backend_address(version, n),
         port: 0,
-        mode: mode::DR,
+        mode: if n > 10 { mode::TUN } else { mode::DR },
         weight: 1,
+        tunnel_source: tunnel_source(n),
         removed: false,
         condition: Condition::Up(next_hop),
     }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::{MAX_HASH_KEY, within};
 use crate::model::{
     Backend, BackendAddress, CheckType, HealthCheck, Mode, Problem, Scheduler, Service, Settings,
@@ -20,6 +22,15 @@ impl Settings {
         ] {
             range(field, seconds, 1, 7 * 24 * 3600, "seconds")?;
         }
+        for (i, prefix) in self.tunnel_sources.iter().enumerate() {
+            let field = format!("tunnel_sources[{i}]");
+            usable(&field, "a tunnel source", prefix.network())?;
+            let is_same_version = |other: &IpNet| other.addr().is_ipv4() == prefix.addr().is_ipv4();
+            if self.tunnel_sources[..i].iter().any(is_same_version) {
+                let detail = "there is a prefix of this IP version already: one each is enough";
+                return Err(Problem::invalid(field, detail));
+            }
+        }
         Ok(())
     }
 }
@@ -27,11 +38,8 @@ impl Settings {
 impl Service {
     pub(super) fn validate(&self) -> Result<(), Problem> {
         usable("vip", "a VIP", self.vip)?;
-        if self.mode != Mode::Dr {
-            let detail = format!(
-                "mode {} is not available in this version: use dr",
-                self.mode
-            );
+        if self.mode == Mode::Nat {
+            let detail = "mode nat is not available in this version: use dr or tun";
             return Err(Problem::invalid("mode", detail));
         }
         if self.scheduler != Scheduler::Mh {

@@ -209,7 +209,6 @@ mod tests {
                 "backends[0].address",
                 "same IP version",
             ),
-            ("mode", json!("tun"), "mode", "not available"),
             ("mode", json!("nat"), "mode", "not available"),
             ("scheduler", json!("wlc"), "scheduler", "not available"),
             (
