@@ -127,7 +127,7 @@ mod tests {
                 let client = (0x0a00_0000 + flow / 64).to_be();
                 let ports = u32::from((1024 + flow % 64) as u16) | 0x5000_0000;
                 let h = hash_v4(key, client, 0x0a71_00cb, ports);
-                counts[(u64::from(h) * BUCKETS as u64 >> 32) as usize] += 1;
+                counts[crate::ring::slot_index(h, BUCKETS as u32) as usize] += 1;
             }
             let expected = f64::from(FLOWS) / BUCKETS as f64;
             let chi2: f64 = counts
