@@ -7,20 +7,25 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use integration::Lab;
 use integration::api::{Api, Reply};
-use integration::topology::{DrLab, Family};
+use integration::topology::{Family, Mode, Site};
 
+use crate::demo::Choice;
 use crate::{interrupt, prepare, root};
 
 /// Subcommands of `cargo xtask lab`.
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// Make the lab: client, director and three backends, balancing
-    Up,
+    Up {
+        /// How packets reach the backends
+        #[arg(long, value_enum, default_value_t = Choice::Dr)]
+        mode: Choice,
+    },
     /// Remove it
     Down,
     /// Run a command on one of its hosts
     Exec {
-        /// client, director, b1, b2, …
+        /// client, director, b1, b2, … and in TUN mode router
         host: String,
         /// The command; a shell if there is none
         #[arg(last = true)]
@@ -36,30 +41,30 @@ pub const ID: &str = "lb-lab";
 /// Runs a subcommand.
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Up => up(),
+        Command::Up { mode } => up(mode.mode()?),
         Command::Down => down(),
         Command::Exec { host, command } => exec(host, command),
         Command::Status => status(),
     }
 }
 
-fn up() -> anyhow::Result<()> {
+fn up(mode: Mode) -> anyhow::Result<()> {
     prepare::run("a lab of network namespaces")?;
     interrupt::block()?;
     let lab = make()?;
     interrupt::remove_lab_on_interrupt(lab.id());
-    let mut dr = DrLab::build(lab, 3)?;
-    for index in 0..dr.backends.len() {
-        dr.agent_apply(index)?;
+    let mut site = Site::build(lab, mode, 3)?;
+    for index in 0..site.backends.len() {
+        site.agent_apply(index)?;
     }
-    dr.start_director(&[])?;
-    let api = dr.api();
+    site.start_director(&[])?;
+    let api = site.api();
     for (name, family) in [("web", Family::V4), ("web6", Family::V6)] {
-        let service = dr.service(name, family, &[0, 1, 2]);
+        let service = site.service(name, family, &[0, 1, 2]);
         api.put(&format!("/v1/services/{name}"), &service)?.ok()?;
     }
-    let text = how_to_look_around(&dr, &[Family::V4, Family::V6]);
-    dr.persist()?;
+    let text = how_to_look_around(&site, &[Family::V4, Family::V6]);
+    site.persist()?;
     print!("{text}");
     Ok(())
 }
@@ -109,7 +114,7 @@ fn status() -> anyhow::Result<()> {
             println!("  process {pid}: {line}");
         }
     }
-    match Api::new(DrLab::socket_of(&lab))
+    match Api::new(Site::socket_of(&lab))
         .get("/readyz")
         .and_then(Reply::ok)
     {
@@ -137,17 +142,17 @@ fn variables(lab: &Lab) -> anyhow::Result<[(&'static str, String); 4]> {
     let path = std::env::var("PATH").unwrap_or_default();
     let text = |path: PathBuf| path.display().to_string();
     Ok([
-        ("LB_LISTEN", format!("unix:{}", text(DrLab::socket_of(lab)))),
-        ("LB_STATE", text(DrLab::director_state_of(lab))),
-        ("LB_BPFFS", text(DrLab::director_bpffs_of(lab))),
+        ("LB_LISTEN", format!("unix:{}", text(Site::socket_of(lab)))),
+        ("LB_STATE", text(Site::director_state_of(lab))),
+        ("LB_BPFFS", text(Site::director_bpffs_of(lab))),
         ("PATH", format!("{}:{path}", programs.display())),
     ])
 }
 
 /// What to type in a lab that is kept and has services on these VIPs.
-pub fn how_to_look_around(dr: &DrLab, families: &[Family]) -> String {
-    let socket = DrLab::socket_of(&dr.lab);
-    let backends: Vec<&str> = dr.backends.iter().map(|b| b.name()).collect();
+pub fn how_to_look_around(site: &Site, families: &[Family]) -> String {
+    let socket = Site::socket_of(&site.lab);
+    let backends: Vec<&str> = site.backends.iter().map(|b| b.name()).collect();
     let requests: String = families
         .iter()
         .map(|family| {
@@ -156,10 +161,17 @@ pub fn how_to_look_around(dr: &DrLab, families: &[Family]) -> String {
         })
         .collect();
     let vips: Vec<String> = families.iter().map(|f| f.vip().to_string()).collect();
+    let place = match site.mode() {
+        Mode::Dr => "on one segment (203.0.113.0/24)",
+        Mode::Tun => {
+            "with a router between client (198.51.100.0/24), director (203.0.113.0/24) and backends (192.0.2.0/24)"
+        }
+    };
+    let (seeker, _) = site.vip_seeker();
     format!(
-        "The lab is up: client, director, {backends} on one segment (203.0.113.0/24).
+        "The lab is up: client, director, {backends} {place}.
 
-{requests}  who has the VIP   cargo xtask lab exec client -- ip neighbour
+{requests}  who has the VIP   cargo xtask lab exec {seeker} -- ip neighbour
   the director      cargo xtask lab exec director -- lb-ctl status
   its API           curl --unix-socket {socket} http://localhost/v1/services
   a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0 --state {agent}
@@ -169,9 +181,10 @@ pub fn how_to_look_around(dr: &DrLab, families: &[Family]) -> String {
   remove it         cargo xtask lab down
 ",
         backends = backends.join(", "),
+        seeker = seeker.name(),
         vips = vips.join(","),
-        agent = DrLab::agent_state_of(&dr.lab, "b1").display(),
+        agent = Site::agent_state_of(&site.lab, "b1").display(),
         socket = socket.display(),
-        dir = dr.lab.dir().display(),
+        dir = site.lab.dir().display(),
     )
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{bail, ensure};
 use integration::Lab;
-use integration::topology::{DrLab, Family};
+use integration::topology::{Family, Mode, Site};
 
 use crate::console::Console;
 use crate::{interrupt, lab, prepare};
@@ -18,8 +18,8 @@ use crate::{interrupt, lab, prepare};
 #[derive(clap::Args)]
 pub struct Args {
     /// How packets reach the backends
-    #[arg(long, value_enum, default_value_t = Mode::Dr)]
-    mode: Mode,
+    #[arg(long, value_enum, default_value_t = Choice::Dr)]
+    mode: Choice,
     /// Print only the JSON on standard output
     #[arg(long)]
     json: bool,
@@ -31,11 +31,29 @@ pub struct Args {
     ipv6: bool,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum, PartialEq, Eq)]
-enum Mode {
+/// A mode as it is asked for on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum, PartialEq, Eq)]
+pub enum Choice {
+    /// All on one Ethernet segment
     Dr,
+    /// Client, director and backends with a router between them
     Tun,
+    /// Not built yet
     Nat,
+}
+
+impl Choice {
+    /// The mode.
+    ///
+    /// # Errors
+    /// When it is not built yet.
+    pub fn mode(self) -> anyhow::Result<Mode> {
+        match self {
+            Self::Dr => Ok(Mode::Dr),
+            Self::Tun => Ok(Mode::Tun),
+            Self::Nat => bail!("--mode nat is not built yet: use --mode dr or --mode tun"),
+        }
+    }
 }
 
 /// Backends of the lab; the service begins with all but the last.
@@ -44,9 +62,7 @@ const BACKENDS: u8 = 4;
 /// Runs the demo: prepares, makes the lab, plays the scenario, removes the
 /// lab and prints the result.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if args.mode != Mode::Dr {
-        bail!("only --mode dr is built yet: tun and nat are not");
-    }
+    let mode = args.mode.mode()?;
     let console = Console::new(args.json);
     console.step("installing what is missing, building");
     prepare::run("a demo in network namespaces")?;
@@ -54,33 +70,36 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let family = if args.ipv6 { Family::V6 } else { Family::V4 };
     interrupt::block()?;
     let start = Instant::now();
-    console.step("making the lab: a client, a director and four web servers on one segment");
+    console.step(match mode {
+        Mode::Dr => "making the lab: a client, a director and four web servers on one segment",
+        Mode::Tun => "making the lab: a client, a director and four web servers around a router",
+    });
     let lab = if args.keep {
         lab::make()?
     } else {
         Lab::new("demo")?
     };
     interrupt::remove_lab_on_interrupt(lab.id());
-    let mut dr = DrLab::build(lab, BACKENDS)?;
-    let played = scenario::play(&console, &mut dr, family);
+    let mut site = Site::build(lab, mode, BACKENDS)?;
+    let played = scenario::play(&console, &mut site, family);
     let result = match played {
         Ok(result) => result,
-        Err(e) => bail!("{e:#}\n{}", scenario::director_log(&dr)),
+        Err(e) => bail!("{e:#}\n{}", scenario::director_log(&site)),
     };
     if args.keep {
-        let text = lab::how_to_look_around(&dr, &[family]);
-        dr.persist()?;
+        let text = lab::how_to_look_around(&site, &[family]);
+        site.persist()?;
         console.line(&text);
     } else {
         console.step("removing the lab");
-        drop(dr);
+        drop(site);
     }
     console.line(&format!("took {:.1} s", start.elapsed().as_secs_f64()));
     println!("{}", result.json()?);
     ensure!(result.failed == 0, "{} requests failed", result.failed);
     ensure!(
         result.vip_mac_owner == "director",
-        "the client took {} for the owner of the VIP",
+        "{} was taken for the owner of the VIP",
         result.vip_mac_owner
     );
     let served = result.backends.iter().filter(|(_, n)| *n > 0).count();

@@ -7,7 +7,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use integration::topology::{DrLab, Family};
+use integration::topology::{Family, Mode, Site};
 use integration::try_eventually;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -29,16 +29,19 @@ const ARP_ROUNDS: u32 = 3;
 
 /// Plays the scenario in a lab with four backends in which nothing runs yet
 /// but nginx.
-pub fn play(console: &Console, dr: &mut DrLab, family: Family) -> anyhow::Result<Summary> {
-    console.step("lb-agent apply on b1, b2, b3: the VIP on lo, and silence about it");
+pub fn play(console: &Console, site: &mut Site, family: Family) -> anyhow::Result<Summary> {
+    console.step(match site.mode() {
+        Mode::Dr => "lb-agent apply on b1, b2, b3: the VIP on lo, and silence about it",
+        Mode::Tun => "lb-agent apply on b1, b2, b3: the VIP on lo, silence, and decapsulation",
+    });
     for index in 0..3 {
-        dr.agent_apply(index)?;
+        site.agent_apply(index)?;
     }
     console.step("lb-ctl up on the director");
-    dr.start_director(&[])?;
+    site.start_director(&[])?;
     let play = Play {
         console,
-        dr,
+        site,
         family,
         tally: Mutex::default(),
         stop: AtomicBool::new(false),
@@ -59,8 +62,8 @@ pub fn play(console: &Console, dr: &mut DrLab, family: Family) -> anyhow::Result
 }
 
 /// What `lb-ctl up` printed last, for the case that something went wrong.
-pub fn director_log(dr: &DrLab) -> String {
-    let Some(process) = &dr.lb_ctl else {
+pub fn director_log(site: &Site) -> String {
+    let Some(process) = &site.lb_ctl else {
         return String::new();
     };
     let log = process.log();
@@ -73,7 +76,7 @@ pub fn director_log(dr: &DrLab) -> String {
 /// the changes and draws.
 struct Play<'a> {
     console: &'a Console,
-    dr: &'a DrLab,
+    site: &'a Site,
     family: Family,
     tally: Mutex<Tally>,
     stop: AtomicBool,
@@ -89,11 +92,11 @@ impl Play<'_> {
             "PUT /v1/services/{SERVICE}: {}, port 80, backends b1, b2, b3",
             self.family.vip()
         ));
-        let mut service = self.dr.service(SERVICE, self.family, &[0, 1, 2]);
+        let mut service = self.site.service(SERVICE, self.family, &[0, 1, 2]);
         service["health_check"]["interval_ms"] = json!(250);
         service["health_check"]["timeout_ms"] = json!(250);
         let path = format!("/v1/services/{SERVICE}");
-        self.dr.api().put(&path, &service)?.ok()?;
+        self.site.api().put(&path, &service)?.ok()?;
         for index in 0..3 {
             self.wait_for(index, "active")?;
         }
@@ -102,7 +105,7 @@ impl Play<'_> {
 
     /// The changes, each followed by a phase of traffic.
     fn changes(&self) -> anyhow::Result<()> {
-        let api = self.dr.api();
+        let api = self.site.api();
         let backends = format!("/v1/services/{SERVICE}/backends");
         let backend = |index: usize| format!("{backends}/{}", self.address(index));
 
@@ -110,8 +113,8 @@ impl Play<'_> {
         self.phase(&[])?;
 
         self.console.step("adding b4");
-        self.dr.agent_apply(3)?;
-        let body = json!({"address": self.dr.backends[3].address(self.family), "weight": 1});
+        self.site.agent_apply(3)?;
+        let body = json!({"address": self.site.backends[3].address(self.family), "weight": 1});
         api.post(&backends, &body)?.ok()?;
         self.wait_for(3, "active")?;
         self.remark(3, "added");
@@ -133,7 +136,7 @@ impl Play<'_> {
     }
 
     fn kill_b3(&self) -> anyhow::Result<()> {
-        let nginx = self.dr.backends[2]
+        let nginx = self.site.backends[2]
             .nginx
             .as_ref()
             .context("b3 has no nginx")?;
@@ -192,13 +195,15 @@ impl Play<'_> {
         })
     }
 
-    /// Empties the client's neighbour table; the next request fills it.
+    /// Empties the neighbour table in which the VIP stands; the next request
+    /// fills it.
     fn ask_anew(&self) -> anyhow::Result<()> {
-        self.dr.client.flush_neighbours()?;
+        let (seeker, _) = self.site.vip_seeker();
+        seeker.flush_neighbours()?;
         let owner = try_eventually(
-            "the client to find the VIP",
+            "the VIP to be found",
             Duration::from_secs(10),
-            || match self.dr.vip_owner(self.family) {
+            || match self.site.vip_owner(self.family) {
                 Ok(owner) if owner != "nobody" => Ok(owner),
                 Ok(owner) => Err(owner),
                 Err(e) => Err(format!("{e:#}")),
@@ -220,7 +225,7 @@ impl Play<'_> {
         let mut to_retry = 0;
         while !self.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            let answers = traffic::send(&self.dr.client, self.family, BATCH)?;
+            let answers = traffic::send(&self.site.client, self.family, BATCH)?;
             let outage = self.tally().outage;
             for answer in answers {
                 match answer {
@@ -240,7 +245,7 @@ impl Play<'_> {
 
     /// The second and last attempt of requests that met the dead backend.
     fn retry(&self, requests: usize) -> anyhow::Result<()> {
-        for answer in traffic::send(&self.dr.client, self.family, requests)? {
+        for answer in traffic::send(&self.site.client, self.family, requests)? {
             let mut tally = self.tally();
             match answer {
                 Answer::From(backend) => {
@@ -262,11 +267,13 @@ impl Play<'_> {
         let stranger = owners.iter().find(|owner| *owner != "director");
         let owner = stranger.or(owners.first()).map_or("nobody", String::as_str);
         self.console.step(&format!(
-            "{} times the client asked anew who has the VIP: {owner}",
-            owners.len()
+            "{} times the {} asked anew who has the VIP: {owner}",
+            owners.len(),
+            self.site.vip_seeker().0.name()
         ));
         let of = |name: &str| tally.total.get(name).copied().unwrap_or_default();
         Summary {
+            mode: self.site.mode().name(),
             requests: tally.requests,
             failed: tally.failed,
             retried: tally.retried,
@@ -280,8 +287,8 @@ impl Play<'_> {
     }
 
     fn wait_for(&self, index: usize, state: &str) -> anyhow::Result<()> {
-        let address = self.dr.backends[index].address(self.family);
-        self.dr
+        let address = self.site.backends[index].address(self.family);
+        self.site
             .wait_backend_state(SERVICE, address, state, Duration::from_secs(15))
     }
 
@@ -292,7 +299,7 @@ impl Play<'_> {
 
     fn names(&self) -> Vec<(String, String, &'static str)> {
         let remarks = *lock(&self.remarks);
-        let backends = self.dr.backends.iter().zip(remarks);
+        let backends = self.site.backends.iter().zip(remarks);
         backends
             .map(|(b, remark)| {
                 (
@@ -305,7 +312,7 @@ impl Play<'_> {
     }
 
     fn address(&self, index: usize) -> String {
-        self.dr.backends[index].address(self.family).to_string()
+        self.site.backends[index].address(self.family).to_string()
     }
 
     fn remark(&self, index: usize, remark: &'static str) {

@@ -62,6 +62,8 @@ impl Tally {
 /// The result of the demo.
 #[derive(Debug)]
 pub struct Summary {
+    /// How packets reached the backends: dr or tun.
+    pub mode: &'static str,
     /// Requests sent; a retry is not another request.
     pub requests: u64,
     /// Requests that failed.
@@ -70,7 +72,7 @@ pub struct Summary {
     pub retried: u64,
     /// Requests answered by each backend's address.
     pub backends: Vec<(String, u64)>,
-    /// Who the client took for the owner of the VIP.
+    /// Who the client, or the router before it, took for the owner of the VIP.
     pub vip_mac_owner: String,
 }
 
@@ -84,7 +86,7 @@ impl Summary {
 impl Serialize for Summary {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("mode", "dr")?;
+        map.serialize_entry("mode", self.mode)?;
         map.serialize_entry("requests", &self.requests)?;
         map.serialize_entry("ok", &(self.requests - self.failed))?;
         map.serialize_entry("failed", &self.failed)?;
@@ -131,6 +133,7 @@ mod tests {
     #[test]
     fn the_summary_has_the_promised_fields() {
         let summary = Summary {
+            mode: "dr",
             requests: 10,
             failed: 1,
             retried: 2,

@@ -1,8 +1,12 @@
-//! The lab that demo, hands-on lab and most suites share: one segment with a
-//! client, a director and backends that run nginx, in DR mode.
+//! The lab that demo, hands-on lab and most suites share: a client, a director
+//! and backends that run nginx, on one segment in DR mode, behind a router in
+//! TUN mode.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod address;
+mod backend;
+mod routed;
+
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,112 +17,93 @@ use crate::api::Api;
 use crate::nginx::Nginx;
 use crate::{Host, Lab, Mac, Process, Segment, paths, try_eventually};
 
-/// The interface of every host.
+pub use address::{Family, Net};
+pub use backend::Backend;
+pub use routed::{Routed, Router};
+
+/// The interface of every host but the routers.
 pub const INTERFACE: &str = "eth0";
 
-/// Which of a host's two addresses.
+/// How packets reach the backends, and so where those are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4: 203.0.113.0/24.
-    V4,
-    /// IPv6: 2001:db8:0:1::/64.
-    V6,
+pub enum Mode {
+    /// VS/DR: all on one segment.
+    Dr,
+    /// VS/TUN: client, director and backends on a segment each, with a router
+    /// between them.
+    Tun,
 }
 
-impl Family {
-    /// The VIP: 203.0.113.10 or 2001:db8:0:1::10.
-    pub fn vip(self) -> IpAddr {
-        self.address(10)
-    }
-
-    /// The VIP as it stands in a URL.
-    pub fn vip_in_url(self) -> String {
-        match self.vip() {
-            IpAddr::V4(vip) => vip.to_string(),
-            IpAddr::V6(vip) => format!("[{vip}]"),
-        }
-    }
-
-    /// The address that ends in `number`; in IPv6 its hexadecimal digits read
-    /// the same.
-    fn address(self, number: u8) -> IpAddr {
+impl Mode {
+    /// The name, as the API has it.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::V4 => Ipv4Addr::new(203, 0, 113, number).into(),
-            Self::V6 => {
-                let n = u16::from(number);
-                let digits = ((n / 100) << 8) | ((n / 10 % 10) << 4) | (n % 10);
-                Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, digits).into()
-            }
+            Self::Dr => "dr",
+            Self::Tun => "tun",
         }
     }
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
-}
-
-/// One backend of the lab: a host with nginx on port 80 of all its addresses.
-#[derive(Debug)]
-pub struct Backend {
-    /// Taken out when it is killed.
-    pub nginx: Option<Nginx>,
-    /// The host, named b1, b2, …
-    pub host: Host,
-    /// MAC address of its interface.
-    pub mac: Mac,
-    number: u8,
-}
-
-impl Backend {
-    /// b1, b2, …: what its nginx answers with.
-    pub fn name(&self) -> &str {
-        self.host.name()
-    }
-
-    /// The RIP: b1 has 203.0.113.21 and 2001:db8:0:1::21, and so on.
-    pub fn address(&self, family: Family) -> IpAddr {
-        family.address(20 + self.number)
-    }
-}
+/// A site in DR mode, which is what [`Site::new`] makes.
+pub type DrLab = Site;
 
 /// The lab. Fields are dropped in this order: processes before namespaces.
 #[derive(Debug)]
-pub struct DrLab {
+pub struct Site {
     /// `lb-ctl up`, once it is started; a suite may take and replace it.
     pub lb_ctl: Option<Process>,
     /// The backends, b1 first.
     pub backends: Vec<Backend>,
-    /// 203.0.113.100, 2001:db8:0:1::100.
+    /// 203.0.113.100 and 2001:db8:0:1::100, with routers 198.51.100.100 and
+    /// 2001:db8:0:100::100.
     pub client: Host,
     /// 203.0.113.2, 2001:db8:0:1::2.
     pub director: Host,
     /// MAC address of the director's interface.
     pub director_mac: Mac,
-    /// The segment that all are on.
+    /// The segment of the director, and in DR mode of all.
     pub segment: Segment,
+    /// What there is besides in TUN mode.
+    pub routed: Option<Routed>,
     /// The lab itself.
     pub lab: Lab,
 }
 
-impl DrLab {
-    /// Client, director and that many backends with nginx (at most 50), in a
-    /// lab with a unique id. Neither `lb-ctl` nor `lb-agent` has run yet.
+impl Site {
+    /// Client, director and that many backends with nginx (at most 50) on one
+    /// segment, in a lab with a unique id. Neither `lb-ctl` nor `lb-agent` has
+    /// run yet.
     pub fn new(name: &str, backends: u8) -> anyhow::Result<Self> {
-        Self::build(Lab::new(name)?, backends)
+        Self::build(Lab::new(name)?, Mode::Dr, backends)
+    }
+
+    /// The same for TUN mode.
+    pub fn tun(name: &str, backends: u8) -> anyhow::Result<Self> {
+        Self::build(Lab::new(name)?, Mode::Tun, backends)
     }
 
     /// The same in a lab that exists and is empty.
-    pub fn build(lab: Lab, backends: u8) -> anyhow::Result<Self> {
-        let segment = lab.segment("lan")?;
+    pub fn build(lab: Lab, mode: Mode, backends: u8) -> anyhow::Result<Self> {
+        let segment = lab.segment(match mode {
+            Mode::Dr => "lan",
+            Mode::Tun => "directors",
+        })?;
         let director = lab.host("director")?;
-        let director_mac = attach(&director, &segment, 2)?;
         let client = lab.host("client")?;
-        attach(&client, &segment, 100)?;
+        let (director_mac, routed) = match mode {
+            Mode::Dr => {
+                let director_mac = attach(&director, &segment, 2)?;
+                attach(&client, &segment, 100)?;
+                (director_mac, None)
+            }
+            Mode::Tun => {
+                let mac = routed::attach(&director, &segment, INTERFACE, Net::Director, 2)?;
+                let routed = Routed::new(&lab, &segment)?;
+                routed.set_default_gateway(&director, Net::Director)?;
+                routed.attach(&client, Net::Clients, 100)?;
+                (mac, Some(routed))
+            }
+        };
         let mut this = Self {
             lb_ctl: None,
             backends: Vec::new(),
@@ -126,12 +111,35 @@ impl DrLab {
             director,
             director_mac,
             segment,
+            routed,
             lab,
         };
         for _ in 0..backends {
             this.add_backend()?;
         }
         Ok(this)
+    }
+
+    /// How packets reach the backends.
+    pub fn mode(&self) -> Mode {
+        match self.routed {
+            None => Mode::Dr,
+            Some(_) => Mode::Tun,
+        }
+    }
+
+    /// The router of a lab in TUN mode.
+    ///
+    /// # Errors
+    /// In DR mode.
+    pub fn router(&self) -> anyhow::Result<&Router> {
+        let routed = self.routed.as_ref();
+        Ok(&routed.context("a lab in DR mode has no router")?.router)
+    }
+
+    /// An address of the director.
+    pub fn director_address(&self, family: Family) -> IpAddr {
+        Net::Director.address(family, 2)
     }
 
     /// Makes one backend more, with nginx but without VIP, and returns its
@@ -143,12 +151,19 @@ impl DrLab {
             bail!("the lab's addresses are for 50 backends");
         }
         let host = self.lab.host(&format!("b{number}"))?;
-        let mac = attach(&host, &self.segment, 20 + number)?;
+        let (net, mac) = match &self.routed {
+            None => (Net::Director, attach(&host, &self.segment, 20 + number)?),
+            Some(routed) => (
+                Net::Backends,
+                routed.attach(&host, Net::Backends, 20 + number)?,
+            ),
+        };
         let nginx = Nginx::start(&host, self.lab.dir(), &["80", "[::]:80"])?;
         self.backends.push(Backend {
             nginx: Some(nginx),
             host,
             mac,
+            net,
             number,
         });
         Ok(index)
@@ -180,6 +195,10 @@ impl DrLab {
         let mut agent = host.command(paths::binary("lb-agent")?);
         agent.args([command, "--vip", &vips, "--interface", INTERFACE, "--state"]);
         agent.arg(state).args(more);
+        if self.mode() == Mode::Tun {
+            let directors = [Family::V4, Family::V6].map(|f| self.director_address(f).to_string());
+            agent.args(["--mode", "tun", "--directors", &directors.join(",")]);
+        }
         crate::run(&mut agent).with_context(|| format!("on host {}", host.name()))
     }
 
@@ -243,16 +262,28 @@ impl DrLab {
         format!("unix:{}", Self::socket_of(&self.lab).display())
     }
 
-    /// Body of `PUT /v1/services/NAME`: a DR service on the VIP's port 80 with
+    /// Body of `PUT /v1/services/NAME`: a service on the VIP's port 80 with
     /// these backends, weight 1, and a quick HTTP health check.
     pub fn service(&self, name: &str, family: Family, backends: &[usize]) -> Value {
+        self.service_across(name, family, family, backends)
+    }
+
+    /// The same with backends that are known by an address of perhaps another
+    /// IP version than the VIP's.
+    pub fn service_across(
+        &self,
+        name: &str,
+        family: Family,
+        backends_family: Family,
+        backends: &[usize],
+    ) -> Value {
         let backends: Vec<Value> = backends
             .iter()
-            .map(|&i| json!({"address": self.backends[i].address(family), "weight": 1}))
+            .map(|&i| json!({"address": self.backends[i].address(backends_family), "weight": 1}))
             .collect();
         json!({
             "name": name, "vip": family.vip(), "port": 80, "protocol": "tcp",
-            "mode": "dr", "scheduler": "mh", "backends": backends,
+            "mode": self.mode().name(), "scheduler": "mh", "backends": backends,
             "health_check": {
                 "type": "http", "path": "/",
                 "interval_ms": 500, "timeout_ms": 500, "rise": 2, "fall": 2,
@@ -286,10 +317,12 @@ impl DrLab {
         })
     }
 
-    /// Who the client believes to have the VIP: the name of the host whose
-    /// MAC address stands in its neighbour table.
+    /// Who is believed to have the VIP, by the client or by the router before
+    /// it: the name of the host whose MAC address stands in the neighbour
+    /// table.
     pub fn vip_owner(&self, family: Family) -> anyhow::Result<String> {
-        let Some(mac) = self.client.neighbour(family.vip(), INTERFACE)? else {
+        let (seeker, ifname) = self.vip_seeker();
+        let Some(mac) = seeker.neighbour(family.vip(), ifname)? else {
             return Ok("nobody".to_owned());
         };
         if mac == self.director_mac {
@@ -297,6 +330,15 @@ impl DrLab {
         }
         let backend = self.backends.iter().find(|backend| backend.mac == mac);
         Ok(backend.map_or_else(|| mac.to_string(), |backend| backend.name().to_owned()))
+    }
+
+    /// Who asks on the director's segment for the VIP, and by which interface:
+    /// the client, or the router before it.
+    pub fn vip_seeker(&self) -> (&Host, &'static str) {
+        match &self.routed {
+            None => (&self.client, INTERFACE),
+            Some(routed) => (&routed.router.host, Router::TO_DIRECTOR),
+        }
     }
 
     /// Lets the lab and all that runs in it outlive this process;
@@ -315,7 +357,7 @@ impl DrLab {
 }
 
 fn attach(host: &Host, segment: &Segment, number: u8) -> anyhow::Result<Mac> {
-    let v4 = format!("{}/24", Family::V4.address(number));
-    let v6 = format!("{}/64", Family::V6.address(number));
+    let v4 = Net::Director.with_length(Family::V4, number);
+    let v6 = Net::Director.with_length(Family::V6, number);
     host.attach(segment, INTERFACE, &[&v4, &v6])
 }
