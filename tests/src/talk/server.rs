@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Backlog, listen};
 
 use super::{ANSWER, NAME, QUESTION, padded};
 use crate::Host;
@@ -75,6 +76,8 @@ impl Server {
         for address in addresses {
             let what = || format!("cannot serve {address}");
             let listener = TcpListener::bind(address).with_context(what)?;
+            // Clients come faster than a starved thread can accept them.
+            listen(&listener, Backlog::MAXCONN)?;
             listener.set_nonblocking(true)?;
             self.listeners.push(listener);
             let socket = UdpSocket::bind(address).with_context(what)?;
