@@ -24,6 +24,7 @@ pub mod limits;
 pub mod ring;
 pub mod service;
 pub mod settings;
+pub mod tunnel;
 
 pub use address::Address;
 

@@ -28,6 +28,7 @@
 
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
 
+pub mod backend;
 pub mod checksum;
 pub mod family;
 pub mod flow;
