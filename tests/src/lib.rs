@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod api;
 pub mod asker;
+pub mod capture;
 mod command;
 mod director;
 mod host;

@@ -34,7 +34,8 @@ impl Nginx {
     /// nginx's own form: `80`, `203.0.113.21:80`, `[::]:80`.
     ///
     /// It answers `/` with the host's name, as body and as header
-    /// `x-backend`; below `/files/` it serves the files of [`Self::files`].
+    /// `x-backend`; below `/files/` it serves the files of [`Self::files`] and
+    /// takes new ones by PUT.
     pub fn start(host: &Host, lab_dir: &Path, listen: &[&str]) -> anyhow::Result<Self> {
         let dir = lab_dir.join(format!("{}-nginx", host.name()));
         for sub in ["temp", "files"] {
@@ -42,7 +43,9 @@ impl Nginx {
                 .with_context(|| format!("cannot make {}", dir.join(sub).display()))?;
         }
         // Its workers, which are not root, write there.
-        fs::set_permissions(dir.join("temp"), fs::Permissions::from_mode(0o777))?;
+        for sub in ["temp", "files"] {
+            fs::set_permissions(dir.join(sub), fs::Permissions::from_mode(0o777))?;
+        }
         let pid_file = dir.join("nginx.pid");
         if pid_file.exists() {
             fs::remove_file(&pid_file)?;
@@ -151,7 +154,11 @@ http {{
   server {{
 {listen}    add_header X-Backend {name} always;
     location / {{ return 200 '{name}\\n'; }}
-    location /files/ {{ alias {dir}/files/; }}
+    location /files/ {{
+      alias {dir}/files/;
+      dav_methods PUT DELETE;
+      client_max_body_size 0;
+    }}
   }}
 }}
 "

@@ -5,6 +5,7 @@
 mod address;
 mod backend;
 mod routed;
+mod scene;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::{Host, Lab, Mac, Process, Segment, paths, try_eventually};
 pub use address::{Family, Net};
 pub use backend::Backend;
 pub use routed::{Routed, Router};
+pub use scene::Scene;
 
 /// The interface of every host but the routers.
 pub const INTERFACE: &str = "eth0";
@@ -135,6 +137,17 @@ impl Site {
     pub fn router(&self) -> anyhow::Result<&Router> {
         let routed = self.routed.as_ref();
         Ok(&routed.context("a lab in DR mode has no router")?.router)
+    }
+
+    /// Makes another router between director and backends, over which no
+    /// route leads yet.
+    ///
+    /// # Errors
+    /// In DR mode, and the second time.
+    pub fn add_router(&self) -> anyhow::Result<Router> {
+        let routed = self.routed.as_ref();
+        let routed = routed.context("a lab in DR mode has no routers")?;
+        routed.add_router(&self.lab, &self.segment)
     }
 
     /// An address of the director.

@@ -76,7 +76,7 @@ impl Routed {
 
     /// Another router between director and backends, over which no route leads
     /// yet: 203.0.113.3, 192.0.2.3 and likewise in IPv6.
-    pub fn add_router(&self, lab: &Lab, directors: &Segment) -> anyhow::Result<Router> {
+    pub(super) fn add_router(&self, lab: &Lab, directors: &Segment) -> anyhow::Result<Router> {
         let router = Router::new(lab, "router2", SECOND)?;
         router.attach(directors, Router::TO_DIRECTOR, Net::Director)?;
         router.attach(&self.backends, Router::TO_BACKENDS, Net::Backends)?;
