@@ -18,6 +18,9 @@ pub const MAX_LOCALS: u32 = 4096;
 pub struct TunnelSettings {
     /// [`crate::ABI_VERSION`] of the `lb-agent` that made the maps.
     pub abi_version: u32,
+    /// Identifies the object that the programs are from: they are replaced if
+    /// `lb-agent` has another one.
+    pub build: u32,
     /// One of the [`role`] constants.
     pub role: u32,
     /// Largest MSS in bytes that a SYN-ACK from an IPv4 VIP may offer; 0 for
@@ -26,7 +29,7 @@ pub struct TunnelSettings {
     /// The same for IPv6 VIPs.
     pub mss_v6: u16,
 }
-abi!(TunnelSettings, size = 12, align = 4);
+abi!(TunnelSettings, size = 16, align = 4);
 
 /// What the program on the receiving interface does with a director's packets.
 pub mod role {
