@@ -25,7 +25,7 @@ use crate::health::{Manager, Target};
 use crate::maglev;
 use crate::model::{Config, Kind, Mode, Problem, Protocol, Service, Settings};
 use crate::neighbour::{Host, Resolution, Resolver, Snapshot};
-use crate::plan::{Condition, Desired, DesiredBackend, DesiredService, State, plan};
+use crate::plan::{Condition, Desired, DesiredBackend, DesiredService, Full, Plan, State, plan};
 use crate::reconcile::{Engine, EngineStatus, HostFacts, OnLink};
 use crate::vip::{Keeper, Management, Options as VipOptions};
 use scan::Scanner;
@@ -49,6 +49,8 @@ pub struct Director<D> {
     /// Indices of the interfaces on which the program runs.
     attached: Vec<u32>,
     changed: Arc<Notify>,
+    /// What the last plan had to leave for later.
+    deferred: Option<Full>,
     /// What kept the last attempt from succeeding.
     trouble: Option<String>,
 }
@@ -90,6 +92,7 @@ impl<D: Dataplane> Director<D> {
             health: Manager::new(events),
             attached,
             changed,
+            deferred: None,
             trouble: None,
         })
     }
@@ -165,12 +168,12 @@ impl<D: Dataplane> Director<D> {
                     condition: if self.is_down(service, backend.address) {
                         Condition::Down
                     } else {
-                        condition(service.mode, backend.address.ip, snapshot)
+                        condition(service, backend.address.ip, snapshot)
                     },
                 })
                 .collect();
             for mut backend in leaving.remove(&key).unwrap_or_default() {
-                backend.condition = condition(service.mode, backend.address, snapshot);
+                backend.condition = condition(service, backend.address, snapshot);
                 backends.push(backend);
             }
             if service.mode == Mode::Tun {
@@ -231,7 +234,7 @@ impl<D: Dataplane> Director<D> {
         self.desired = self.desire(config, &snapshot);
         let now = self.dataplane.now();
         let scan = self.scanner.take();
-        let ops = plan(&mut self.state, &self.desired, scan.as_ref(), now)?;
+        let Plan { ops, deferred } = plan(&mut self.state, &self.desired, scan.as_ref(), now)?;
         for op in &ops {
             self.dataplane
                 .apply(op)
@@ -240,6 +243,7 @@ impl<D: Dataplane> Director<D> {
         if !ops.is_empty() {
             debug!(writes = ops.len(), "maps brought up to date");
         }
+        self.deferred = deferred;
         Ok(())
     }
 }
@@ -312,7 +316,10 @@ impl<D: Dataplane> Engine for Director<D> {
         let applied = self.try_apply(config);
         self.keeper
             .want(config.services.iter().map(|s| s.vip).collect());
-        self.trouble = applied.as_ref().err().map(|error| format!("{error:#}"));
+        self.trouble = match &applied {
+            Ok(()) => self.deferred.as_ref().map(ToString::to_string),
+            Err(error) => Some(format!("{error:#}")),
+        };
         if applied.is_err() {
             // What is in the maps is no longer known.
             let dump = self.dataplane.dump().context("reading the maps again")?;
@@ -355,9 +362,16 @@ const fn mode_number(mode: Mode) -> u8 {
     }
 }
 
-fn condition(mode: Mode, address: IpAddr, snapshot: &Snapshot) -> Condition {
-    match reach(mode, address, snapshot) {
+fn condition(service: &Service, address: IpAddr, snapshot: &Snapshot) -> Condition {
+    let is_silent = matches!(
+        snapshot.resolutions.get(&address),
+        Some(Resolution::Silent(_))
+    );
+    match reach(service.mode, address, snapshot) {
         Ok(Resolution::Known(next_hop, _)) => Condition::Up(*next_hop),
+        // TCP connections may outlast the silence, and new ones begin with a
+        // SYN. A UDP flow, new or not, would go on asking nobody.
+        _ if is_silent && service.protocol == Protocol::Udp => Condition::Down,
         _ => Condition::Unresolved,
     }
 }
@@ -386,7 +400,7 @@ fn tunnel_source(settings: &Settings, backend: &DesiredBackend) -> Option<(IpAdd
 fn reach(mode: Mode, address: IpAddr, snapshot: &Snapshot) -> Result<&Resolution, String> {
     match snapshot.resolutions.get(&address) {
         None => Err("its next hop has not been looked up yet".to_owned()),
-        Some(Resolution::Unknown(why)) => Err(why.clone()),
+        Some(Resolution::Unknown(why) | Resolution::Silent(why)) => Err(why.clone()),
         Some(Resolution::Known(_, Some(router))) if mode == Mode::Dr => Err(format!(
             "it is behind router {router}, but dr mode needs it on a segment of the director"
         )),

@@ -221,7 +221,7 @@ fn next_hop(address: IpAddr, snapshot: &Snapshot) -> Option<NextHop> {
             mac: next_hop.mac.map(|byte| format!("{byte:02x}")).join(":"),
             interface: snapshot.interfaces.get(&next_hop.interface)?.name.clone(),
         }),
-        Resolution::Unknown(_) => None,
+        Resolution::Unknown(_) | Resolution::Silent(_) => None,
     }
 }
 
@@ -230,7 +230,7 @@ fn next_hop(address: IpAddr, snapshot: &Snapshot) -> Option<NextHop> {
 fn usable_mtu(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
     match snapshot.resolutions.get(&address)? {
         Resolution::Known(next_hop, _) => Some(next_hop.mtu.saturating_sub(overhead(address))),
-        Resolution::Unknown(_) => None,
+        Resolution::Unknown(_) | Resolution::Silent(_) => None,
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Neighbour {
     pub mac: Option<[u8; 6]>,
     /// Whether that has been confirmed of late.
     pub is_fresh: bool,
+    /// Whether the kernel has asked for it in vain.
+    pub has_failed: bool,
 }
 
 /// The way to an address.
@@ -180,6 +182,7 @@ impl Host {
                 let neighbour = Neighbour {
                     mac: mac.filter(|_| is_known),
                     is_fresh,
+                    has_failed: header.state == NeighbourState::Failed,
                 };
                 neighbours.insert((header.ifindex, address), neighbour);
             }

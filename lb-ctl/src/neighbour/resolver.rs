@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use super::host::{Host, Interface, Neighbours, Route};
+use super::host::{Host, Interface, Neighbour, Neighbours, Route};
 use crate::plan::NextHop;
 
 /// How often neighbours that are not fresh are asked for.
@@ -20,6 +20,11 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait for more changes after one, so that a burst is one.
 const SETTLE: Duration = Duration::from_millis(5);
 
+/// How long a neighbour that is in the table no more counts as known. Whoever
+/// empties the table does not make its hosts disappear: those that are there
+/// stand in it again in a moment.
+const HOLD: Duration = Duration::from_secs(3);
+
 /// How an address is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
@@ -27,6 +32,8 @@ pub enum Resolution {
     Known(NextHop, Option<IpAddr>),
     /// Not, and why.
     Unknown(String),
+    /// Not: it, or its router, does not answer. And in words.
+    Silent(String),
 }
 
 /// What was found last.
@@ -57,6 +64,7 @@ impl Resolver {
         let mut task = Task {
             host: host.clone(),
             asked: HashMap::new(),
+            known: HashMap::new(),
         };
         let first = task.look(&BTreeSet::new()).await?;
         let (publish, snapshot) = watch::channel(Arc::new(first));
@@ -138,26 +146,52 @@ struct Task {
     host: Host,
     /// When a neighbour was asked for last.
     asked: HashMap<(u32, IpAddr), Instant>,
+    /// MAC address of a neighbour, and when it was in the table last.
+    known: HashMap<(u32, IpAddr), ([u8; 6], Instant)>,
 }
 
 impl Task {
     async fn look(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<Snapshot> {
         let interfaces = self.host.interfaces().await?;
-        let neighbours = self.host.neighbours().await?;
+        let mut neighbours = self.host.neighbours().await?;
         let mut resolutions = HashMap::new();
         for &address in wanted {
             let route = self.host.route(address).await?;
             if let Some(route) = &route {
                 self.ask(route, address, &neighbours).await;
+                self.hold(
+                    (route.interface, route.gateway.unwrap_or(address)),
+                    &mut neighbours,
+                );
             }
             let resolution = resolve(address, route, &interfaces, &neighbours);
             resolutions.insert(address, resolution);
         }
         self.asked.retain(|_, when| when.elapsed() < 2 * ASK_EVERY);
+        self.known.retain(|_, (_, when)| when.elapsed() < HOLD);
         Ok(Snapshot {
             interfaces,
             resolutions,
         })
+    }
+
+    /// Puts a neighbour that was in the table a moment ago into it again.
+    fn hold(&mut self, key: (u32, IpAddr), neighbours: &mut Neighbours) {
+        let seen = neighbours.get(&key).copied();
+        if let Some(mac) = seen.and_then(|n| n.mac) {
+            self.known.insert(key, (mac, Instant::now()));
+        } else if seen.is_some_and(|n| n.has_failed) {
+            self.known.remove(&key);
+        } else if let Some((mac, when)) = self.known.get(&key)
+            && when.elapsed() < HOLD
+        {
+            let held = Neighbour {
+                mac: Some(*mac),
+                is_fresh: false,
+                has_failed: false,
+            };
+            neighbours.insert(key, held);
+        }
     }
 
     async fn ask(&mut self, route: &Route, address: IpAddr, neighbours: &Neighbours) {
@@ -219,13 +253,12 @@ fn resolve(
             };
             Resolution::Known(next_hop, route.gateway)
         }
-        None => unknown(format!("{neighbour} does not answer {protocol} on {name}")),
+        None => Resolution::Silent(format!("{neighbour} does not answer {protocol} on {name}")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::Neighbour;
     use super::*;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 21));
@@ -250,6 +283,7 @@ mod tests {
         let neighbour = |last| Neighbour {
             mac: Some([2, 0, 0, 0, 0, last]),
             is_fresh: true,
+            has_failed: false,
         };
         let neighbours =
             Neighbours::from([((2, ADDRESS), neighbour(21)), ((2, GATEWAY), neighbour(9))]);
@@ -262,7 +296,7 @@ mod tests {
         let mac =
             |route: &Route| match resolve(ADDRESS, Some(route.clone()), &interfaces, &neighbours) {
                 Resolution::Known(next_hop, _) => next_hop.mac[5],
-                Resolution::Unknown(why) => panic!("{why}"),
+                other => panic!("{other:?}"),
             };
         assert_eq!(mac(&route), 21);
         route.gateway = Some(GATEWAY);
@@ -275,7 +309,7 @@ mod tests {
         let why = |route: Option<Route>, interfaces: &_, neighbours: &_| match resolve(
             ADDRESS, route, interfaces, neighbours,
         ) {
-            Resolution::Unknown(why) => why,
+            Resolution::Unknown(why) | Resolution::Silent(why) => why,
             known => panic!("{known:?}"),
         };
         let mut down = interfaces.clone();
