@@ -4,6 +4,7 @@ mod build_ebpf;
 mod console;
 mod demo;
 mod interrupt;
+mod kernels;
 mod lab;
 mod prepare;
 mod root;
@@ -38,15 +39,19 @@ enum Task {
     },
     /// Run everything from set-up to the last suite (as root)
     Test(test::Args),
+    /// Run the suites on this kernel and, in virtual machines, on Debian's 6.1
+    /// and 6.12 (as root)
+    Kernels(kernels::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
-        Task::Setup => setup::run(),
+        Task::Setup => setup::run().and_then(|()| setup::virtual_machines()),
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo(args) => demo::run(&args),
         Task::Lab { command } => lab::run(&command),
         Task::Test(args) => test::run(&args),
+        Task::Kernels(args) => kernels::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use integration::vm::Kernel;
 
+use crate::kernels::fetch;
 use crate::root::sudo;
 use crate::toolchain::{BPF_LINKER_VERSION, NIGHTLY, Toolchain, has_bpf_linker};
 use crate::workspace::{call, cargo, has_program, output_of, tools};
@@ -49,6 +51,24 @@ const LAB: [Need; 6] = [
     program("curl", "curl", "the client that sends requests"),
     program("ping", "iputils-ping", "reachability in tests and by hand"),
     program("tcpdump", "tcpdump", "to watch the lab's wires by hand"),
+];
+
+/// For tests on other kernels.
+const MACHINES: [Need; 6] = [
+    program(
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        "boots other kernels, to test on them",
+    ),
+    program("busybox", "busybox-static", "starts those machines"),
+    program("cpio", "cpio", "packs what is in those machines"),
+    program("modprobe", "kmod", "knows which kernel modules go together"),
+    program("xz", "xz-utils", "unpacks kernel modules"),
+    program(
+        "strip",
+        "binutils",
+        "makes programs small enough for those machines",
+    ),
 ];
 
 /// Debian's toolchain for BPF.
@@ -110,6 +130,32 @@ pub fn run() -> anyhow::Result<()> {
     };
     if !linker {
         install_linker(toolchain)?;
+    }
+    Ok(())
+}
+
+/// Installs what virtual machines with other kernels need, and fetches the
+/// kernels. Does nothing if all is there.
+pub fn virtual_machines() -> anyhow::Result<()> {
+    let mut missing: Vec<&Need> = Vec::new();
+    for need in &MACHINES {
+        let there = (need.is_there)(need);
+        report(need.name, need.why, there);
+        if !there {
+            missing.push(need);
+        }
+    }
+    install_packages(&missing)?;
+    for kernel in Kernel::ALL {
+        let there = fetch::is_there(kernel);
+        report(
+            &format!("kernel {kernel}"),
+            "Debian's, to test on in a virtual machine",
+            there,
+        );
+        if !there {
+            fetch::fetch(kernel, &apt_update)?;
+        }
     }
     Ok(())
 }
