@@ -12,8 +12,17 @@ pub const DEFAULT_FLOW_TABLE_SIZE: u32 = 262_144;
 /// Interfaces to which packets can be redirected.
 pub const MAX_INTERFACES: u32 = 64;
 
-/// Ring blocks for this many backends: 256 slots each, which leaves room to
-/// write a new ring beside the old one.
+/// Ring blocks for this many backends.
+///
+/// A ring has 128 to 256 slots for each, and 256 are provided for. While slots
+/// move a ring takes twice its size, and the one before it is still there:
+/// there is room for 2,048 backends at a time to do so.
 pub const fn ring_blocks(max_backends: u32) -> u32 {
-    max_backends * 256 / crate::ring::SLOTS_PER_BLOCK
+    const EACH: u32 = 256 / crate::ring::SLOTS_PER_BLOCK;
+    let changing = if max_backends < 2048 {
+        max_backends
+    } else {
+        2048
+    };
+    max_backends * EACH + 2 * changing * EACH
 }

@@ -126,7 +126,7 @@ pub enum Full {
     Backends(u32),
     /// Of ring blocks.
     #[error(
-        "the ring map has no {0} blocks in a row left: stop lb-ctl, run `lb-ctl down`, and start it with a larger --max-backends"
+        "the ring map has no {0} blocks in a row left, trying again in a second; if that does not help, start lb-ctl anew with a larger --max-backends after `lb-ctl down`"
     )]
     Ring(u32),
     /// Of services.
@@ -249,6 +249,9 @@ pub struct RingSummary {
 ///
 /// `scan` says which flows are recorded, if that has been looked up.
 ///
+/// A ring that has no room now keeps its predecessor, and is planned again
+/// when blocks that other rings gave back have rested.
+///
 /// # Errors
 /// If the maps are too small. `state` has then changed in part: read it anew.
 pub fn plan(
@@ -256,7 +259,7 @@ pub fn plan(
     desired: &Desired,
     scan: Option<&ScanResult>,
     now: u32,
-) -> Result<Vec<Op>, Full> {
+) -> Result<Plan, Full> {
     let mut ops = Ops::default();
     state.space.reclaim(now);
     plan_surroundings(state, desired, &mut ops);
@@ -276,19 +279,32 @@ pub fn plan(
     Ok(ops.in_order())
 }
 
+/// What to write, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes.
+    pub ops: Vec<Op>,
+    /// Why some ring could not be planned yet.
+    pub deferred: Option<Full>,
+}
+
 /// Writes in the order in which they are made.
 #[derive(Default)]
 struct Ops {
     before: Vec<Op>,
     publish: Vec<Op>,
     after: Vec<Op>,
+    deferred: Option<Full>,
 }
 
 impl Ops {
-    fn in_order(mut self) -> Vec<Op> {
+    fn in_order(mut self) -> Plan {
         self.before.append(&mut self.publish);
         self.before.append(&mut self.after);
-        self.before
+        Plan {
+            ops: self.before,
+            deferred: self.deferred,
+        }
     }
 }
 
@@ -460,7 +476,7 @@ fn plan_service(
         if ring.is_published_like(&service.ring) {
             service.ring = ring;
         } else {
-            publish_ring(state, &mut service, ring, ops, now)?;
+            publish_ring(state, &mut service, ring, ops, now);
         }
     }
     if service.value != published {
@@ -580,17 +596,21 @@ fn target(scheduled: &[Scheduled], slots: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Writes a ring to fresh blocks and refers the service to it.
+/// Writes a ring to fresh blocks and refers the service to it, if there is room.
 fn publish_ring(
     state: &mut State,
     service: &mut ServiceState,
     ring: Ring,
     ops: &mut Ops,
     now: u32,
-) -> Result<(), Full> {
+) {
     let blocks = ring.to_blocks();
     let count = blocks.len() as u32;
-    let offset = state.space.allocate(count).ok_or(Full::Ring(count))?;
+    let Some(offset) = state.space.allocate(count) else {
+        ops.deferred = Some(Full::Ring(count));
+        service.target_of = None;
+        return;
+    };
     ops.before.push(Op::WriteRing(offset, blocks));
     state
         .space
@@ -600,7 +620,6 @@ fn publish_ring(
     service.value.generation = service.value.generation.wrapping_add(1);
     service.ring = ring;
     debug_assert!(count >= abi_ring::blocks(service.value.slots));
-    Ok(())
 }
 
 /// Frees entries of removed backends that no slot and no flow refers to.

@@ -1,7 +1,6 @@
 use std::net::Ipv4Addr;
 
 use lb_common::backend::mode;
-use lb_common::limits;
 use lb_common::protocol::TCP;
 use proptest::prelude::*;
 
@@ -60,7 +59,8 @@ fn new_state(fake: &Fake) -> State {
 
 fn apply(fake: &mut Fake, state: &mut State, desired: &Desired) -> usize {
     let now = fake.now();
-    let ops = plan(state, desired, None, now).unwrap();
+    let Plan { ops, deferred } = plan(state, desired, None, now).unwrap();
+    assert_eq!(deferred, None);
     for op in &ops {
         fake.apply(op).unwrap();
     }
@@ -157,7 +157,33 @@ fn full_maps_are_an_error_that_names_the_remedy() {
     let wanted = desired(vec![backend(1, 1), backend(2, 1), backend(3, 1)]);
     let error = plan(&mut state, &wanted, None, 0).unwrap_err();
     assert!(error.to_string().contains("--max-backends"), "{error}");
-    assert_eq!(limits::ring_blocks(2), 32);
+}
+
+#[test]
+fn a_ring_without_room_keeps_its_predecessor_until_there_is() {
+    let mut fake = Fake::new(17);
+    let mut state = new_state(&fake);
+    let all = |weight| desired((1..=16).map(|n| backend(n, weight)).collect());
+    apply(&mut fake, &mut state, &all(1));
+    let before = fake.owners(&KEY);
+    // Takes all that is left, as other services' changes would.
+    let mut hoard = Vec::new();
+    while let Some(first) = state.space.allocate(1) {
+        hoard.push(first);
+    }
+    let mut wanted = all(1);
+    wanted.services.get_mut(&KEY).unwrap().backends[0].weight = 0;
+    let planned = plan(&mut state, &wanted, None, 0).unwrap();
+    assert!(matches!(planned.deferred, Some(Full::Ring(_))));
+    planned.ops.iter().for_each(|op| fake.apply(op).unwrap());
+    assert_eq!(fake.owners(&KEY), before);
+
+    hoard
+        .into_iter()
+        .for_each(|first| state.space.release(first, 1, 0));
+    fake.maps().now = 10;
+    apply(&mut fake, &mut state, &wanted);
+    assert_ne!(fake.owners(&KEY), before);
 }
 
 proptest! {

@@ -10,6 +10,8 @@
 
 #[path = "../maps.rs"]
 mod maps;
+#[path = "../program.rs"]
+mod program;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
@@ -115,16 +117,4 @@ impl Packet for XdpPacket<'_> {
         let failed = unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) };
         (failed == 0).then_some(())
     }
-}
-
-/// The kernel allows some helpers only to programs under a licence that is
-/// compatible with the GPL.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: the verifier rejects a program that could get here.
-    loop {}
 }

@@ -211,7 +211,7 @@ impl World {
     }
 
     fn follow(&mut self, state: &mut State, desired: &Desired) {
-        for op in plan(state, desired, None, self.now()).unwrap() {
+        for op in plan(state, desired, None, self.now()).unwrap().ops {
             self.kernel.apply(&op).unwrap();
             self.apply_to_host(&op);
         }

@@ -215,8 +215,8 @@ impl World {
         for (key, value) in &*self.tables.flows_v4.borrow() {
             scan.add(&request, &recorded(key, *value), now);
         }
-        let ops = plan(&mut self.state, &self.wanted, Some(&scan), now).unwrap();
-        ops.into_iter().for_each(|op| self.write(op));
+        let planned = plan(&mut self.state, &self.wanted, Some(&scan), now).unwrap();
+        planned.ops.into_iter().for_each(|op| self.write(op));
         // Those that have left are forgotten, as the control loop does.
         let entries = self.state.entries(&KEY);
         let alive: BTreeSet<IpAddr> = entries.iter().map(|(_, b)| b.address.into()).collect();

@@ -1,0 +1,304 @@
+//! Programs for `cargo xtask bench`: a packet generator, and floors to compare
+//! with.
+//!
+//! BPF_PROG_TEST_RUN with `repeat` does not restore the packet between
+//! repetitions, so a program that changes packets would soon work on its own
+//! output. The generator therefore runs in front: it undoes what the last
+//! repetition did to the buffer, writes the next packet's headers, and
+//! tail-calls the program under test. Its own cost is measured with
+//! `floor_empty` in that place, and subtracted.
+
+#![no_std]
+#![no_main]
+#![expect(
+    missing_docs,
+    reason = "the xdp attribute drops the doc comments of its functions"
+)]
+
+#[path = "../program.rs"]
+mod program;
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::programs::XdpContext;
+use lb_common::protocol::TCP;
+
+/// The program under test, at index 0.
+#[map]
+static UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// State of the generator: counter or random number.
+#[map]
+static STATE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// 4 or 6.
+#[unsafe(no_mangle)]
+static VERSION: Global<u32> = Global::new(4);
+/// IP protocol number.
+#[unsafe(no_mangle)]
+static PROTOCOL: Global<u32> = Global::new(6);
+/// Flags of the TCP header.
+#[unsafe(no_mangle)]
+static TCP_FLAGS: Global<u32> = Global::new(0x10);
+/// Number of flows less one, a power of two less one; drawn at random.
+#[unsafe(no_mangle)]
+static FLOW_MASK: Global<u32> = Global::new(0);
+/// Number of VIPs, from 198.19.0.0 or 2001:db8:19:: on.
+#[unsafe(no_mangle)]
+static VIPS: Global<u32> = Global::new(1);
+/// Destination port, host byte order.
+#[unsafe(no_mangle)]
+static PORT: Global<u32> = Global::new(80);
+/// Bytes of a frame.
+#[unsafe(no_mangle)]
+static FRAME_LENGTH: Global<u32> = Global::new(64);
+
+#[xdp]
+pub fn generator(context: XdpContext) -> u32 {
+    match generate(&context) {
+        Some(()) => {
+            // SAFETY: the map holds XDP programs; the call does not return if
+            // there is one.
+            let _ = unsafe { UNDER_TEST.tail_call(&context, 0) };
+            XDP_ABORTED
+        }
+        None => XDP_ABORTED,
+    }
+}
+
+#[xdp]
+pub fn floor_empty(_: XdpContext) -> u32 {
+    XDP_TX
+}
+
+#[xdp]
+pub fn floor_mac_swap(context: XdpContext) -> u32 {
+    match mac_swap(&context) {
+        Some(()) => XDP_TX,
+        None => XDP_DROP,
+    }
+}
+
+#[xdp]
+pub fn floor_encapsulate(context: XdpContext) -> u32 {
+    match encapsulate(&context) {
+        Some(()) => XDP_TX,
+        None => XDP_DROP,
+    }
+}
+
+/// Writes the next packet.
+#[inline(always)]
+fn generate(context: &XdpContext) -> Option<()> {
+    let wanted = FRAME_LENGTH.load();
+    // The verifier allows the difference of packet pointers in 64 bits only,
+    // and the compiler would narrow it.
+    let length = core::hint::black_box(context.data_end() - context.data()) as u32;
+    // Gives back the head that an encapsulating program has taken.
+    let surplus = length.wrapping_sub(wanted) as i32;
+    // SAFETY: the context is the kernel's.
+    if unsafe { bpf_xdp_adjust_head(context.ctx, surplus) } != 0 {
+        return None;
+    }
+    let flow = next_flow()?;
+    let mixed = flow.wrapping_mul(0x9e37_79b1);
+    let vip = ((u64::from(mixed) * u64::from(VIPS.load())) >> 32) as u32;
+    // 2^16 clients with sixteen ports each: 2^20 flows, no two alike.
+    let client = flow & 0xffff;
+    let client_port = 1024 + (flow >> 16) as u16;
+    let ports = u32::from(client_port.to_be()) | u32::from((PORT.load() as u16).to_be()) << 16;
+    if VERSION.load() == 4 {
+        write_v4(context, wanted, client, vip, ports)
+    } else {
+        write_v6(context, wanted, client, vip, ports)
+    }
+}
+
+#[inline(always)]
+fn next_flow() -> Option<u32> {
+    let state = STATE.get_ptr_mut(0)?;
+    // SAFETY: one run at a time uses the generator.
+    unsafe {
+        // xorshift, never 0.
+        let mut x = *state | 1;
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        *state = x;
+        Some(x >> 3 & FLOW_MASK.load())
+    }
+}
+
+/// Ethernet, IPv4 and the start of layer 4.
+#[repr(C, packed)]
+struct HeadersV4 {
+    macs: [u8; 12],
+    ethertype: u16,
+    start: [u8; 2],
+    length: u16,
+    rest: [u8; 6],
+    checksum: u16,
+    source: u32,
+    destination: u32,
+    ports: u32,
+    sequence: [u8; 8],
+    offset_flags: [u8; 4],
+    checksum_urgent: u32,
+}
+
+/// Ethernet, IPv6 and the start of layer 4.
+#[repr(C, packed)]
+struct HeadersV6 {
+    macs: [u8; 12],
+    ethertype: u16,
+    start: [u8; 4],
+    length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+    ports: u32,
+    sequence: [u8; 8],
+    offset_flags: [u8; 4],
+    checksum_urgent: u32,
+}
+
+/// To the director's MAC 02:00:00:00:00:01 from the client's.
+const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+#[inline(always)]
+fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32) -> Option<()> {
+    let headers = at::<HeadersV4>(context)?;
+    let length = (frame as u16 - 14).to_be();
+    let protocol = PROTOCOL.load() as u8;
+    let source = (0xc612_0000 | client).to_be();
+    let destination = (0xc613_0000 + vip).to_be();
+    let rest = [0, 0, 0x40, 0, 64, protocol];
+    let mut sum = u32::from(u16::from_ne_bytes([0x45, 0])) + u32::from(length);
+    sum += 0x40 + u32::from(u16::from_ne_bytes([64, protocol]));
+    sum += (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    // SAFETY: `at` has checked the bounds.
+    unsafe {
+        (*headers).macs = MACS;
+        (*headers).ethertype = 0x0800_u16.to_be();
+        (*headers).start = [0x45, 0];
+        (*headers).length = length;
+        (*headers).rest = rest;
+        (*headers).checksum = !(sum as u16);
+        (*headers).source = source;
+        (*headers).destination = destination;
+        (*headers).ports = ports;
+        if protocol == TCP {
+            (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
+        }
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32) -> Option<()> {
+    let headers = at::<HeadersV6>(context)?;
+    let protocol = PROTOCOL.load() as u8;
+    let prefix = 0x2001_0db8_u32.to_be();
+    // SAFETY: `at` has checked the bounds.
+    unsafe {
+        (*headers).macs = MACS;
+        (*headers).ethertype = 0x86dd_u16.to_be();
+        (*headers).start = [0x60, 0, 0, 0];
+        (*headers).length = (frame as u16 - 54).to_be();
+        (*headers).next_header = protocol;
+        (*headers).hop_limit = 64;
+        (*headers).source = [prefix, 0x0018_0000_u32.to_be(), 0, client.to_be()];
+        (*headers).destination = [prefix, 0x0019_0000_u32.to_be(), 0, vip.to_be()];
+        (*headers).ports = ports;
+        if protocol == TCP {
+            (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
+        }
+    }
+    Some(())
+}
+
+/// Swaps the MAC addresses, after the bounds check that every balancer needs.
+#[inline(always)]
+fn mac_swap(context: &XdpContext) -> Option<()> {
+    let headers = at::<HeadersV4>(context)?;
+    // SAFETY: `at` has checked the bounds.
+    unsafe {
+        let macs = (*headers).macs;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+        (*headers).macs = [g, h, i, j, k, l, a, b, c, d, e, f];
+    }
+    Some(())
+}
+
+/// Encapsulates in IPIP with constant addresses and no map at all: IPv4 in
+/// IPv4, IPv6 in IPv6.
+#[inline(always)]
+fn encapsulate(context: &XdpContext) -> Option<()> {
+    let headers = at::<HeadersV4>(context)?;
+    // SAFETY: `at` has checked the bounds.
+    let (ethertype, tos, length, salt) = unsafe {
+        let h = &raw const (*headers);
+        let v6_salt = (*h).source;
+        ((*h).ethertype, (*h).start[1], (*h).length, v6_salt)
+    };
+    if ethertype == 0x0800_u16.to_be() {
+        // SAFETY: the context is the kernel's.
+        if unsafe { bpf_xdp_adjust_head(context.ctx, -20) } != 0 {
+            return None;
+        }
+        let outer = at::<HeadersV4>(context)?;
+        let total = u16::from_be(length) + 20;
+        let source = 0x0200_00c0_u32 | (salt & 0xff) << 16;
+        let destination = 0x1571_00cb_u32;
+        let mut sum = u32::from(u16::from_ne_bytes([0x45, tos])) + u32::from(total.to_be());
+        sum += 0x40 + u32::from(u16::from_ne_bytes([64, 4]));
+        sum += (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        // SAFETY: `at` has checked the bounds.
+        unsafe {
+            (*outer).macs = MACS;
+            (*outer).ethertype = ethertype;
+            (*outer).start = [0x45, tos];
+            (*outer).length = total.to_be();
+            (*outer).rest = [0, 0, 0x40, 0, 64, 4];
+            (*outer).checksum = !(sum as u16);
+            (*outer).source = source;
+            (*outer).destination = destination;
+        }
+    } else {
+        let inner = at::<HeadersV6>(context)?;
+        // SAFETY: `at` has checked the bounds.
+        let length = unsafe { (*inner).length };
+        // SAFETY: the context is the kernel's.
+        if unsafe { bpf_xdp_adjust_head(context.ctx, -40) } != 0 {
+            return None;
+        }
+        let outer = at::<HeadersV6>(context)?;
+        // SAFETY: `at` has checked the bounds.
+        unsafe {
+            (*outer).macs = MACS;
+            (*outer).ethertype = ethertype;
+            (*outer).start = [0x60, 0, 0, 0];
+            (*outer).length = (u16::from_be(length) + 40).to_be();
+            (*outer).next_header = 41;
+            (*outer).hop_limit = 64;
+            (*outer).source = [0x2001_0db8_u32.to_be(), 0, 0, salt];
+            (*outer).destination = [0x2001_0db8_u32.to_be(), 0, 0, 1_u32.to_be()];
+        }
+    }
+    Some(())
+}
+
+/// The start of the packet as a `T`, if all of it is there.
+#[inline(always)]
+fn at<T>(context: &XdpContext) -> Option<*mut T> {
+    let address = context.data();
+    (address + size_of::<T>() <= context.data_end()).then_some(address as *mut T)
+}
