@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::bail;
 use integration::vm::Kernel;
 
-use self::baseline::Baseline;
+use self::baseline::{Baseline, Figures};
 use self::place::Place;
 use self::suites::{Outcome, Suite};
 use crate::workspace::{call, cargo};
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         setup::virtual_machines()?;
         build_ebpf::run()?;
         call(cargo().args(["build", "--workspace", "--bins"]))?;
-        suites::build(&[])?;
+        chosen_suites(args)?;
     }
     root::become_root("a suite in network namespaces")?;
     let suites = chosen_suites(args)?;
@@ -75,25 +75,47 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         });
     }
     print_table(&rows);
-    let mut problems: Vec<String> = rows.iter().flat_map(Row::problems).collect();
-    let mut baseline = Baseline::read()?;
-    for row in &rows {
-        if let Place::Machine(kernel) = row.place {
-            let figures = row.figures();
-            if args.raise {
-                baseline.set(kernel, figures);
-            } else if suites.iter().any(|suite| suite.name == suites::VERIFIER) {
-                problems.extend(baseline.compare(kernel, &figures));
-            }
-        }
+    let failures: Vec<String> = rows.iter().flat_map(Row::problems).collect();
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
     }
     if args.raise {
-        baseline.write()?;
+        raise(&rows)
+    } else {
+        compare(&rows)
     }
+}
+
+/// Writes the figures of the machines to the baseline.
+fn raise(rows: &[Row]) -> anyhow::Result<()> {
+    let mut baseline = Baseline::read()?;
+    for (kernel, figures) in figures(rows) {
+        baseline.set(kernel, figures);
+    }
+    baseline.write()
+}
+
+/// Compares the figures of the machines with the baseline.
+fn compare(rows: &[Row]) -> anyhow::Result<()> {
+    let baseline = Baseline::read()?;
+    let problems: Vec<String> = figures(rows)
+        .flat_map(|(kernel, figures)| baseline.compare(kernel, &figures))
+        .collect();
     if !problems.is_empty() {
-        bail!("{}", problems.join("\n"));
+        bail!("{}\n{}", problems.join("\n"), baseline::ADVICE);
     }
     Ok(())
+}
+
+/// Figures of the kernels that are the same for everybody, where the suite
+/// that tells them was among those that ran.
+fn figures(rows: &[Row]) -> impl Iterator<Item = (Kernel, Figures)> {
+    rows.iter()
+        .filter_map(|row| match row.place {
+            Place::Machine(kernel) => Some((kernel, row.figures())),
+            Place::Here => None,
+        })
+        .filter(|(_, figures)| !figures.is_empty())
 }
 
 fn chosen_suites(args: &Args) -> anyhow::Result<Vec<Suite>> {
@@ -115,7 +137,7 @@ fn chosen_places(args: &Args) -> anyhow::Result<Vec<Place>> {
 
 impl Row {
     /// Instructions verified, by program.
-    fn figures(&self) -> baseline::Figures {
+    fn figures(&self) -> Figures {
         let all = self.outcomes.iter();
         all.flat_map(|outcome| outcome.verified.clone()).collect()
     }

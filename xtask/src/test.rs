@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything, from set-up to the last suite.
 
+use std::env;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     summarise(&done, "passed");
+    if !args.quick {
+        eprintln!("==> other kernels");
+        other_kernels().context("stage \"other kernels\" failed")?;
+    }
     eprintln!("==> tests");
     tests(args.quick)
 }
@@ -139,6 +144,13 @@ fn tests(quick: bool) -> anyhow::Result<()> {
         }
     }
     call(&mut tests).context("tests failed")
+}
+
+/// Starts this program anew, because it may become another user.
+fn other_kernels() -> anyhow::Result<()> {
+    let mut kernels = Command::new(env::current_exe()?);
+    kernels.args(["kernels", "--short"]).current_dir(root());
+    call(&mut kernels)
 }
 
 /// The variable with which cargo is told how to run what it has built.

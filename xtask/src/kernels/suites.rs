@@ -61,9 +61,16 @@ pub struct Outcome {
 pub fn build(named: &[(&str, &str)]) -> anyhow::Result<Vec<Suite>> {
     // The whole workspace, so that features are the same as in `cargo test
     // --workspace` and nothing is built twice.
-    let output = cargo()
-        .args(["test", "--workspace", "--no-run", "--quiet"])
-        .arg("--message-format=json-render-diagnostics")
+    let mut build = cargo();
+    build.args(["test", "--workspace", "--no-run", "--quiet"]);
+    build.arg("--message-format=json-render-diagnostics");
+    if named.is_empty() {
+        build.args(["--test", "*"]);
+    }
+    for (name, _) in named {
+        build.args(["--test", name]);
+    }
+    let output = build
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
