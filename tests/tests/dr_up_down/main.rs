@@ -13,9 +13,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use integration::Host;
 use integration::talk::{Echo, Pace, Protocol, Talkers};
 use integration::topology::{DrLab, Family, INTERFACE};
+use integration::{Host, try_eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -72,7 +72,11 @@ fn ensure_said(said: &str, words: &[&str]) -> anyhow::Result<()> {
 
 /// Nothing of a director is left on the host.
 fn ensure_clean(lab: &DrLab) -> anyhow::Result<()> {
-    ensure!(lab.xdp()?.is_none(), "{:?}", lab.xdp()?);
+    // The kernel ends what is no longer pinned in its own time.
+    try_eventually("the program to be gone", LONG, || match lab.xdp() {
+        Ok(None) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     let pins = lab.director_bpffs();
     ensure!(!pins.exists(), "{} is left", pins.display());
     for family in FAMILIES {
