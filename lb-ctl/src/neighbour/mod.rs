@@ -1,6 +1,7 @@
 //! Next hops, from the kernel's own tables.
 
 pub mod host;
+mod path_mtu;
 mod resolver;
 
 pub use host::Host;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::host::{Host, Interface, Neighbour, Neighbours, Route};
+use super::path_mtu::PathMtu;
 use crate::plan::NextHop;
 
 /// How often neighbours that are not fresh are asked for.
@@ -69,7 +70,9 @@ impl Resolver {
         let first = task.look(&BTreeSet::new()).await?;
         let (publish, snapshot) = watch::channel(Arc::new(first));
         let mut changes = Host::changes()?;
+        let path_mtu = PathMtu::learn();
         tokio::spawn(async move {
+            let _path_mtu = path_mtu;
             loop {
                 let now = wishes.borrow_and_update().clone();
                 match task.look(&now).await {
