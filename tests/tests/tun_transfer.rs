@@ -266,6 +266,50 @@ fn clients_are_told_v4_in_v6() -> anyhow::Result<()> {
     clients_are_told("told46", Family::V4, Family::V6, 20 * MB)
 }
 
+/// Beyond the router the path is narrower than the director's interface: the
+/// router tells the director, and that tells the client.
+fn a_narrow_path_is_learnt(
+    name: &str,
+    family: Family,
+    outer: Family,
+    usable: u16,
+) -> anyhow::Result<()> {
+    let web = Web::new(name, family, outer, &[])?;
+    let router = &web.site.router()?.host;
+    let narrow = ["link", "set", "dev", Router::TO_BACKENDS, "mtu", "1400"];
+    router.run("ip", narrow)?;
+    let odd = web.capture(ODD)?;
+    web.upload(MB)?;
+    for capture in odd {
+        no_more_than(&capture.finish()?, "fragments or packets above the MTU")?;
+    }
+    let is_learnt = |status: &serde_json::Value| status["mtu"] == usable;
+    web.site
+        .wait_service("web", "MTU of the narrow path", SOON, is_learnt)?;
+    ensure!(web.dropped("too_big")? > 0, "nobody was told");
+    Ok(())
+}
+
+#[test]
+fn a_narrow_path_is_learnt_v4_in_v4() -> anyhow::Result<()> {
+    a_narrow_path_is_learnt("narrow44", Family::V4, Family::V4, 1380)
+}
+
+#[test]
+fn a_narrow_path_is_learnt_v6_in_v4() -> anyhow::Result<()> {
+    a_narrow_path_is_learnt("narrow64", Family::V6, Family::V4, 1380)
+}
+
+#[test]
+fn a_narrow_path_is_learnt_v4_in_v6() -> anyhow::Result<()> {
+    a_narrow_path_is_learnt("narrow46", Family::V4, Family::V6, 1360)
+}
+
+#[test]
+fn a_narrow_path_is_learnt_v6_in_v6() -> anyhow::Result<()> {
+    a_narrow_path_is_learnt("narrow66", Family::V6, Family::V6, 1360)
+}
+
 /// What the suites above do not find on the wire, they would.
 #[test]
 fn captures_see_fragments_and_what_is_too_long() -> anyhow::Result<()> {

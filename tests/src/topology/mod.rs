@@ -202,6 +202,19 @@ impl Site {
     /// Runs an `lb-agent` command for both VIPs on a backend and returns its
     /// standard output.
     pub fn agent(&self, index: usize, command: &str, more: &[&str]) -> anyhow::Result<String> {
+        let directors = [Family::V4, Family::V6].map(|f| self.director_address(f).to_string());
+        self.agent_of(index, command, &directors.join(","), more)
+    }
+
+    /// The same; in TUN mode for these directors, addresses or prefixes with
+    /// commas between them.
+    pub fn agent_of(
+        &self,
+        index: usize,
+        command: &str,
+        directors: &str,
+        more: &[&str],
+    ) -> anyhow::Result<String> {
         let host = &self.backends[index].host;
         let state = Self::agent_state_of(&self.lab, host.name());
         let vips = format!("{},{}", Family::V4.vip(), Family::V6.vip());
@@ -209,8 +222,7 @@ impl Site {
         agent.args([command, "--vip", &vips, "--interface", INTERFACE, "--state"]);
         agent.arg(state).args(more);
         if self.mode() == Mode::Tun {
-            let directors = [Family::V4, Family::V6].map(|f| self.director_address(f).to_string());
-            agent.args(["--mode", "tun", "--directors", &directors.join(",")]);
+            agent.args(["--mode", "tun", "--directors", directors]);
         }
         crate::run(&mut agent).with_context(|| format!("on host {}", host.name()))
     }
