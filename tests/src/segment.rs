@@ -102,6 +102,10 @@ impl Segment {
             "ip",
             ["link", "set", "dev", &port, "xdpdrv", "pinned", pass],
         )?;
+        // A switch passes frames as they are. A port with an XDP program would
+        // merge segments, and what comes of them when they are parted again
+        // carries unfinished checksums, with which XDP forwards them.
+        switch.run("ethtool", ["-K", &port, "gro", "off", "tx", "off"])?;
         switch.run("ip", ["link", "set", "dev", &port, "up"])?;
         Ok(port)
     }

@@ -33,7 +33,10 @@ impl Web {
         let mut site = Site::tun(name, 2)?;
         site.start_director(&[])?;
         for i in 0..2 {
-            site.agent(i, "apply", agent)?;
+            // Of this IP version only: the clamp leaves room for the largest
+            // header that may come.
+            let director = site.director_address(outer).to_string();
+            site.agent_of(i, "apply", &director, agent)?;
         }
         let service = site.service_across("web", family, outer, &[0, 1]);
         site.put_service(&service)?;

@@ -222,7 +222,8 @@ impl Site {
         agent.args([command, "--vip", &vips, "--interface", INTERFACE, "--state"]);
         agent.arg(state).args(more);
         if self.mode() == Mode::Tun {
-            agent.args(["--mode", "tun", "--directors", directors]);
+            agent.args(["--mode", "tun", "--director", directors, "--bpffs"]);
+            agent.arg(self.lab.bpffs().join(format!("agent-{}", host.name())));
         }
         crate::run(&mut agent).with_context(|| format!("on host {}", host.name()))
     }

@@ -1,7 +1,5 @@
 //! Routers between the client, the director and the backends.
 
-use anyhow::Context;
-
 use super::{Family, INTERFACE, Net};
 use crate::{Host, Lab, Mac, Segment};
 
@@ -104,8 +102,8 @@ impl Routed {
     }
 }
 
-/// Connects a host to a segment on which every frame is as it was sent: where
-/// packets are counted and measured, nobody may merge them on the way.
+/// Connects a host that neither merges nor postpones parting what it sends:
+/// where packets are measured, they are as they are on a wire.
 pub(super) fn attach(
     host: &Host,
     segment: &Segment,
@@ -116,15 +114,6 @@ pub(super) fn attach(
     let v4 = net.with_length(Family::V4, number);
     let v6 = net.with_length(Family::V6, number);
     let mac = host.attach(segment, ifname, &[&v4, &v6])?;
-    host.run(
-        "ethtool",
-        ["-K", ifname, "gro", "off", "gso", "off", "tso", "off"],
-    )?;
-    let ports = segment.ports();
-    let port = ports.last().context("the segment has no port")?;
-    segment.switch().run(
-        "ethtool",
-        ["-K", port, "gro", "off", "gso", "off", "tso", "off"],
-    )?;
+    host.run("ethtool", ["-K", ifname, "gro", "off", "gso", "off"])?;
     Ok(mac)
 }
