@@ -9,6 +9,8 @@ use crate::interface;
 use crate::plan;
 use crate::report::Report;
 use crate::state::{State, Store, Want};
+use crate::tunnel::device::needed;
+use crate::tunnel::{Decapsulate, Tunnel};
 
 /// What to do about a wanted interface that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,9 @@ pub async fn apply(
     }
     let _lock = if dry_run { None } else { Some(store.lock()?) };
     let state = store.load()?;
-    let facts = host.facts().await?;
+    let old = state.as_ref().and_then(|state| state.want.tunnel.as_ref());
+    same_bpffs(old, want.tunnel.as_ref())?;
+    let facts = host.facts(want.tunnel.as_ref().or(old)).await?;
     let mut report = Report {
         command: "apply",
         dry_run,
@@ -49,7 +53,7 @@ pub async fn apply(
             bail!(interface::unknown(&facts, name));
         }
     }
-    refuse(&obstacles(&facts, &want.vips))?;
+    refuse(&obstacles(&facts, &report.want))?;
     let plan = plan::apply(&facts, state.as_ref(), &report.want);
     report.notes.extend(plan.notes.iter().cloned());
     if dry_run {
@@ -67,14 +71,57 @@ pub async fn apply(
 pub fn settle(facts: &Facts, want: &Want, notes: &mut Vec<String>) -> anyhow::Result<Want> {
     let mut want = want.clone();
     if want.interfaces.is_empty() {
-        want.interfaces = interface::choose(facts, &want.vips).map_err(|e| anyhow!(e))?;
+        want.interfaces = interface::for_want(facts, &want).map_err(|e| anyhow!(e))?;
+        let what = match want.tunnel {
+            Some(_) => "directors",
+            None => "segment",
+        };
         for name in &want.interfaces {
             notes.push(format!(
-                "{name} is taken to face the segment; if it does not: --interface NAME"
+                "{name} is taken to face the {what}; if it does not: --interface NAME"
             ));
         }
     }
+    if let Some(note) = decide(facts, &mut want) {
+        notes.push(note);
+    }
     Ok(want)
+}
+
+/// Decides who decapsulates if that is left open, and says so.
+pub fn decide(facts: &Facts, want: &mut Want) -> Option<String> {
+    let tunnel = want.tunnel.as_ref()?;
+    if tunnel.decapsulate != Decapsulate::Auto {
+        return None;
+    }
+    let missing = needed(want, tunnel)
+        .into_iter()
+        .find(|device| !facts.devices.contains(device));
+    let (decided, note) = match missing {
+        None => (
+            Decapsulate::Kernel,
+            "the kernel's tunnel devices decapsulate".to_owned(),
+        ),
+        Some(device) => (
+            Decapsulate::Xdp,
+            format!(
+                "lb-agent's own program decapsulates: this kernel has no module {}",
+                device.module()
+            ),
+        ),
+    };
+    want.tunnel.as_mut()?.decapsulate = decided;
+    Some(note)
+}
+
+fn same_bpffs(old: Option<&Tunnel>, new: Option<&Tunnel>) -> anyhow::Result<()> {
+    match (old, new) {
+        (Some(old), Some(new)) if old.bpffs != new.bpffs => bail!(
+            "programs are pinned in {}: give the same --bpffs, or call `lb-agent undo` first",
+            old.bpffs.display()
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Enters into a report how far a plan got.
@@ -90,9 +137,9 @@ pub async fn repair(host: &Host, store: &Store) -> anyhow::Result<Option<Repair>
     let Some(state) = store.load()? else {
         return Ok(None);
     };
-    let facts = host.facts().await?;
+    let facts = host.facts(state.want.tunnel.as_ref()).await?;
     let plan = plan::apply(&facts, Some(&state), &state.want);
-    let obstacles = obstacles(&facts, &state.want.vips);
+    let obstacles = obstacles(&facts, &state.want);
     let done = if plan.changes.is_empty() && plan.before == state {
         Done::default()
     } else {

@@ -1,10 +1,12 @@
-//! The two sysctls that decide whether a VIP on `lo` stays silent.
+//! The two sysctls that decide whether a VIP on `lo` stays silent, and the one
+//! that decides whether decapsulated packets get in.
 //!
 //! For an interface the kernel uses the greater of its own value and that of
 //! `all`, for both. Greater is not safer, though: of the values of
 //! `arp_ignore` only 1, 2 and 8 keep silent about an address of another
 //! interface (3 does so only for scope host, 4 to 7 and those above 8 mean
-//! nothing and answer), and an `arp_announce` above 2 counts as 0.
+//! nothing and answer), and an `arp_announce` above 2 counts as 0. Of
+//! `rp_filter` only 1 does harm, so 2 on an interface outweighs a 1 on `all`.
 
 use std::fmt;
 use std::io;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The pseudo interface whose values hold for every interface.
 pub const ALL: &str = "all";
 
-/// One of the two sysctls.
+/// One of the sysctls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Setting {
@@ -23,10 +25,12 @@ pub enum Setting {
     ArpIgnore,
     /// Which sender address own ARP requests carry.
     ArpAnnounce,
+    /// Whether the way back to a packet's source must be the way it came.
+    RpFilter,
 }
 
 impl Setting {
-    /// Both.
+    /// Those about ARP.
     pub const EACH: [Self; 2] = [Self::ArpIgnore, Self::ArpAnnounce];
 
     /// Its name below `net.ipv4.conf.INTERFACE`.
@@ -34,6 +38,7 @@ impl Setting {
         match self {
             Self::ArpIgnore => "arp_ignore",
             Self::ArpAnnounce => "arp_announce",
+            Self::RpFilter => "rp_filter",
         }
     }
 
@@ -41,16 +46,18 @@ impl Setting {
     pub const fn wanted(self) -> i32 {
         match self {
             Self::ArpIgnore => 1,
-            Self::ArpAnnounce => 2,
+            Self::ArpAnnounce | Self::RpFilter => 2,
         }
     }
 
     /// Whether this effective value keeps a VIP on `lo` from being seen by
-    /// ARP, whatever its scope and subnet.
+    /// ARP, whatever its scope and subnet; for `rp_filter`, whether it lets in
+    /// what comes another way than the answer goes.
     pub const fn protects(self, effective: i32) -> bool {
         match self {
             Self::ArpIgnore => matches!(effective, 1 | 2 | 8),
             Self::ArpAnnounce => effective == 2,
+            Self::RpFilter => effective != 1,
         }
     }
 
@@ -63,11 +70,14 @@ impl Setting {
                 "own ARP requests name the VIP as sender if it is in the interface's subnet"
             }
             (Self::ArpAnnounce, _) => "own ARP requests name the VIP as sender",
+            (Self::RpFilter, _) => {
+                "packets of clients are dropped unless the answer leaves by the same interface"
+            }
         }
     }
 }
 
-/// The kernel's rule for both sysctls.
+/// The kernel's rule for all of them.
 pub fn effective(all: i32, interface: i32) -> i32 {
     all.max(interface)
 }

@@ -7,6 +7,7 @@ use crate::facts::Facts;
 use crate::interface;
 use crate::plan;
 use crate::state::{State, Want};
+use crate::tunnel;
 use crate::vip::{LOOPBACK, Vip};
 
 /// What kind of thing is wrong.
@@ -31,6 +32,12 @@ pub enum Kind {
     Interface,
     /// What was applied is not what is configured.
     State,
+    /// There is no BPF file system to pin programs on.
+    Bpffs,
+    /// A program of TUN mode is not at work.
+    Program,
+    /// A tunnel device of the kernel is missing.
+    Device,
 }
 
 /// One wrong thing.
@@ -53,6 +60,7 @@ pub fn check(facts: &Facts, state: Option<&State>, want: &Want) -> Vec<Finding> 
             exposed(facts, setting, &mut findings);
         }
     }
+    findings.extend(tunnel::check::check(facts, want));
     if let Some(state) = state {
         drifted(facts, state, want, &mut findings);
         differs(state, want, &mut findings);
@@ -66,7 +74,7 @@ pub fn check(facts: &Facts, state: Option<&State>, want: &Want) -> Vec<Finding> 
             });
         }
     }
-    findings.extend(obstacles(facts, &want.vips));
+    findings.extend(obstacles(facts, want));
     for vip in &want.vips {
         if facts.held(*vip).is_none() {
             findings.push(missing(*vip));
@@ -77,8 +85,9 @@ pub fn check(facts: &Facts, state: Option<&State>, want: &Want) -> Vec<Finding> 
 
 /// What `apply` must not work around, because it is not its to change: while
 /// it is so, the VIP is stolen or cannot be held.
-pub fn obstacles(facts: &Facts, vips: &[Vip]) -> Vec<Finding> {
-    let mut findings = Vec::new();
+pub fn obstacles(facts: &Facts, want: &Want) -> Vec<Finding> {
+    let vips = &want.vips;
+    let mut findings = tunnel::check::obstacles(facts, want);
     if facts.link(LOOPBACK).is_none_or(|link| !link.up) {
         findings.push(Finding {
             kind: Kind::Loopback,
@@ -188,7 +197,8 @@ fn drifted(facts: &Facts, state: &State, want: &Want, findings: &mut Vec<Finding
             continue;
         };
         let fix = record.key.command(record.set);
-        if !setting.protects(now) && !findings.iter().any(|finding| finding.fix == fix) {
+        if !plan::is_good(facts, setting, now) && !findings.iter().any(|finding| finding.fix == fix)
+        {
             findings.push(Finding {
                 kind: Kind::Drift,
                 problem: format!(
@@ -209,6 +219,11 @@ fn differs(state: &State, want: &Want, findings: &mut Vec<Finding>) {
             fix: "lb-agent apply".to_owned(),
         });
     };
+    match (&state.want.tunnel, &want.tunnel) {
+        (Some(_), None) => report("TUN mode was applied and DR mode is configured".to_owned()),
+        (None, Some(_)) => report("TUN mode is configured and was not applied yet".to_owned()),
+        _ => {}
+    }
     for vip in &state.want.vips {
         if !want.vips.contains(vip) {
             report(format!("{vip} was applied and is no longer configured"));
@@ -223,7 +238,7 @@ fn differs(state: &State, want: &Want, findings: &mut Vec<Finding>) {
 
 /// The interface that was probably meant.
 fn replacement(facts: &Facts, want: &Want) -> String {
-    let chosen = interface::choose(facts, &want.vips).unwrap_or_default();
+    let chosen = interface::for_want(facts, want).unwrap_or_default();
     chosen
         .into_iter()
         .next()
@@ -249,6 +264,7 @@ mod tests {
         Want {
             vips: vips(texts),
             interfaces: vec!["eth0".to_owned()],
+            tunnel: None,
         }
     }
 
@@ -393,7 +409,7 @@ mod tests {
         let mut facts = host(&["eth0"]);
         facts.links[0].up = false;
         facts.ipv6_disabled = true;
-        let kinds = |facts: &Facts, texts: &[&str]| obstacles(facts, &vips(texts)).len();
+        let kinds = |facts: &Facts, texts: &[&str]| obstacles(facts, &want(texts)).len();
         assert_eq!(kinds(&facts, &["203.0.113.10"]), 1);
         assert_eq!(kinds(&facts, &["2001:db8::10"]), 2);
     }

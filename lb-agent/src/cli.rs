@@ -13,13 +13,17 @@ use crate::check;
 use crate::config::Config;
 use crate::host::Host;
 use crate::interface;
+use crate::prefix::Prefix;
 use crate::report::Report;
 use crate::run;
 use crate::state::{self, Store, Want};
+use crate::tunnel::status::status;
+use crate::tunnel::{DEFAULT_BPFFS, Decapsulate, Mode, Mss, Tunnel};
 use crate::undo;
 use crate::vip::Vip;
 
-/// Holds a VIP on a backend without letting ARP or NDP know.
+/// Holds a VIP on a backend without letting ARP or NDP know, and takes the
+/// directors' packets out of their tunnel.
 #[derive(Debug, Parser)]
 #[command(
     name = "lb-agent",
@@ -50,7 +54,8 @@ struct Options {
     /// VIP to hold, IPv4 or IPv6; repeat it or separate with commas
     #[arg(long = "vip", global = true, value_name = "IP", value_delimiter = ',')]
     vips: Vec<Vip>,
-    /// Interface that faces the segment [default: the one by which the VIP would be reached]
+    /// Interface that faces the segment, or the directors [default: the one by
+    /// which the VIP, or the directors, would be reached]
     #[arg(
         long = "interface",
         global = true,
@@ -58,6 +63,28 @@ struct Options {
         value_delimiter = ','
     )]
     interfaces: Vec<String>,
+    /// How packets come here [default: dr]
+    #[arg(long, global = true, value_enum)]
+    mode: Option<Mode>,
+    /// In TUN mode: address or prefix to accept encapsulated packets from;
+    /// repeat it or separate with commas
+    #[arg(
+        long = "director",
+        global = true,
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
+    directors: Vec<Prefix>,
+    /// In TUN mode: who takes packets out of their tunnel [default: auto]
+    #[arg(long, global = true, value_enum)]
+    decapsulate: Option<Decapsulate>,
+    /// In TUN mode: the largest MSS that SYN-ACKs from a VIP offer: auto, off,
+    /// or bytes [default: auto]
+    #[arg(long, global = true, value_name = "MSS")]
+    mss: Option<Mss>,
+    /// In TUN mode: where programs are pinned [default: /sys/fs/bpf/lb-agent]
+    #[arg(long, global = true, value_name = "DIR")]
+    bpffs: Option<PathBuf>,
     /// Configuration in TOML; the other options override it
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -111,7 +138,8 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<Option<Report>> {
         Some(path) => Config::load(path)?,
         None => Config::default(),
     };
-    let (store, want) = merge(options, config);
+    let mode = options.mode.or(config.mode);
+    let (store, want) = merge(options, config)?;
     match cli.command {
         Command::Apply => {
             let host = Host::connect()?;
@@ -121,7 +149,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<Option<Report>> {
         Command::Undo => Ok(Some(
             undo::undo(&Host::connect()?, &store, options.dry_run).await?,
         )),
-        Command::Check => Ok(Some(checked(&store, want).await?)),
+        Command::Check => Ok(Some(checked(&store, want, mode).await?)),
         Command::Run if options.dry_run => {
             bail!("`run` has no dry run; see what it would do first: lb-agent apply --dry-run")
         }
@@ -130,7 +158,7 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<Option<Report>> {
 }
 
 /// Flags override the file, each list as a whole.
-fn merge(options: &Options, config: Config) -> (Store, Want) {
+fn merge(options: &Options, config: Config) -> anyhow::Result<(Store, Want)> {
     fn choose<T: Clone + PartialEq>(flags: &[T], file: Vec<T>) -> Vec<T> {
         let given = if flags.is_empty() {
             file
@@ -146,17 +174,38 @@ fn merge(options: &Options, config: Config) -> (Store, Want) {
         unique
     }
     let dir = options.state.clone().or(config.state);
+    let mode = options.mode.or(config.mode);
+    let directors = choose(&options.directors, config.directors);
+    let tunnel = match (mode, directors.is_empty()) {
+        (Some(Mode::Tun), false) => {
+            let bpffs = options.bpffs.clone().or(config.bpffs);
+            Some(Tunnel {
+                directors,
+                decapsulate: options
+                    .decapsulate
+                    .or(config.decapsulate)
+                    .unwrap_or_default(),
+                mss: options.mss.or(config.mss).unwrap_or_default(),
+                bpffs: bpffs.unwrap_or_else(|| DEFAULT_BPFFS.into()),
+            })
+        }
+        (Some(Mode::Tun), true) => bail!(
+            "TUN mode must know the directors, to let in nobody else; name them: --director \
+             192.0.2.2, or a prefix, or in a file: directors = [\"192.0.2.0/24\"]"
+        ),
+        (_, false) => bail!("directors are for TUN mode; if that is what you want: --mode tun"),
+        (_, true) => None,
+    };
     let want = Want {
         vips: choose(&options.vips, config.vips),
         interfaces: choose(&options.interfaces, config.interfaces),
+        tunnel,
     };
-    (
-        Store::new(dir.unwrap_or_else(|| state::DEFAULT_DIR.into())),
-        want,
-    )
+    let dir = dir.unwrap_or_else(|| state::DEFAULT_DIR.into());
+    Ok((Store::new(dir), want))
 }
 
-async fn checked(store: &Store, mut want: Want) -> anyhow::Result<Report> {
+async fn checked(store: &Store, mut want: Want, mode: Option<Mode>) -> anyhow::Result<Report> {
     let state = store.load()?;
     if let Some(state) = &state {
         if want.vips.is_empty() {
@@ -165,6 +214,13 @@ async fn checked(store: &Store, mut want: Want) -> anyhow::Result<Report> {
         if want.interfaces.is_empty() {
             want.interfaces = state.want.interfaces.clone();
         }
+        match (&mut want.tunnel, &state.want.tunnel) {
+            (None, applied) if mode.is_none() => want.tunnel.clone_from(applied),
+            (Some(tunnel), Some(applied)) if tunnel.decapsulate == Decapsulate::Auto => {
+                tunnel.decapsulate = applied.decapsulate;
+            }
+            _ => {}
+        }
     }
     if want.vips.is_empty() {
         bail!(
@@ -172,7 +228,9 @@ async fn checked(store: &Store, mut want: Want) -> anyhow::Result<Report> {
              or in a file: --config FILE"
         );
     }
-    let facts = Host::connect()?.facts().await?;
+    let applied = state.as_ref().and_then(|state| state.want.tunnel.as_ref());
+    let tunnel = want.tunnel.as_ref().or(applied);
+    let facts = Host::connect()?.facts(tunnel).await?;
     let mut notes = Vec::new();
     if state.is_none() {
         notes.push("nothing was applied by lb-agent, so undo has nothing to restore".to_owned());
@@ -180,12 +238,15 @@ async fn checked(store: &Store, mut want: Want) -> anyhow::Result<Report> {
     // Every interface is checked anyway; which one faces the segment does not
     // matter, so not being able to tell is no error here.
     if want.interfaces.is_empty() {
-        want.interfaces = interface::choose(&facts, &want.vips).unwrap_or_default();
+        want.interfaces = interface::for_want(&facts, &want).unwrap_or_default();
     }
+    notes.extend(apply::decide(&facts, &mut want));
+    let status = status(&facts, &want, &mut notes);
     Ok(Report {
         command: "check",
         findings: check::check(&facts, state.as_ref(), &want),
         want,
+        status,
         notes,
         ..Report::default()
     })
@@ -219,7 +280,7 @@ fn print(cli: &Cli, report: &Report) {
     if let Some(error) = &report.error {
         eprintln!("lb-agent: {error}");
         if error.contains("os error 1)") || error.contains("os error 13)") {
-            eprintln!("lb-agent: changing sysctls and addresses takes root: try sudo");
+            eprintln!("lb-agent: changing sysctls, addresses and programs takes root: try sudo");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! What was found on the host: the input of every decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::arp::{ALL, Key, Setting, effective};
+use crate::tunnel::device::Device;
+use crate::tunnel::programs::Programs;
+use crate::tunnel::status::Path;
 use crate::vip::{Held, LOOPBACK, Vip};
 
 /// A network interface.
@@ -15,6 +18,23 @@ pub struct Link {
     pub name: String,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Whether its frames have Ethernet headers.
+    pub is_ethernet: bool,
+    /// What kind of virtual device it is: `ipip`, `veth`, ….
+    pub kind: Option<String>,
+    /// The XDP program on it.
+    pub xdp: Option<Xdp>,
+}
+
+/// An XDP program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// The kernel's number for it.
+    pub program: u32,
+    /// Whether it runs after the driver instead of in it.
+    pub generic: bool,
 }
 
 /// A route of the main table.
@@ -42,10 +62,16 @@ pub struct Facts {
     /// Addresses for which the host answers on behalf of others (proxy ARP
     /// and proxy NDP entries), with the interface's name.
     pub proxies: Vec<(IpAddr, String)>,
-    /// The ARP sysctls of `all` and of every interface.
+    /// The sysctls of `all` and of every interface.
     pub sysctls: BTreeMap<Key, i32>,
     /// Whether `net.ipv6.conf.lo.disable_ipv6` is set.
     pub ipv6_disabled: bool,
+    /// Tunnel devices that the kernel has or can load.
+    pub devices: BTreeSet<Device>,
+    /// Our programs; looked at only in TUN mode.
+    pub programs: Option<Programs>,
+    /// The ways to the directors; looked at only in TUN mode.
+    pub paths: Vec<Path>,
 }
 
 impl Facts {
@@ -103,6 +129,10 @@ pub(crate) mod testing {
                 index,
                 name: (*name).to_owned(),
                 up: true,
+                mtu: 1500,
+                is_ethernet: *name != LOOPBACK,
+                kind: None,
+                xdp: None,
             });
             set(&mut facts, name, 0, 0);
         }

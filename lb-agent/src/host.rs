@@ -1,15 +1,22 @@
 //! This host: what is found on it, and what is changed.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::Context;
 use rtnetlink::Handle;
+
+use std::path::Path;
 
 use crate::arp::{ALL, Key, Setting};
 use crate::facts::Facts;
 use crate::netlink;
 use crate::plan::{Change, Plan};
 use crate::state::{State, Store};
+use crate::tunnel::Tunnel;
+use crate::tunnel::device::Device;
+use crate::tunnel::plan::Step;
+use crate::tunnel::programs::{Pins, has_tcx};
 
 /// A connection to the kernel of the network namespace that it was opened in.
 #[derive(Clone, Debug)]
@@ -42,12 +49,13 @@ impl Host {
         Self { handle }
     }
 
-    /// Looks at everything that matters.
-    pub async fn facts(&self) -> anyhow::Result<Facts> {
+    /// Looks at everything that matters; at programs and directors only for
+    /// TUN mode.
+    pub async fn facts(&self, tunnel: Option<&Tunnel>) -> anyhow::Result<Facts> {
         let mut facts = netlink::read(&self.handle).await?;
         let names = facts.links.iter().map(|link| link.name.as_str());
         for name in [ALL].into_iter().chain(names) {
-            for setting in Setting::EACH {
+            for setting in Setting::EACH.into_iter().chain([Setting::RpFilter]) {
                 let key = Key::new(name, setting);
                 let value = key.read();
                 let value = value.with_context(|| format!("cannot read the sysctl {key}"))?;
@@ -59,7 +67,30 @@ impl Host {
         // Without IPv6 in the kernel there is no such file.
         let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
         facts.ipv6_disabled = disabled.map_or(true, |text| text.trim() != "0");
+        if let Some(tunnel) = tunnel {
+            self.look_at_tunnel(tunnel, &mut facts).await?;
+        }
         Ok(facts)
+    }
+
+    async fn look_at_tunnel(&self, tunnel: &Tunnel, facts: &mut Facts) -> anyhow::Result<()> {
+        let devices = Device::EACH.into_iter();
+        facts.devices = devices.filter(|device| device.is_available()).collect();
+        let mut filtered = BTreeSet::new();
+        if !has_tcx() {
+            for link in &facts.links {
+                if netlink::has_filter(&self.handle, link.index).await? {
+                    filtered.insert(link.index);
+                }
+            }
+        }
+        let programs = Pins::new(&tunnel.bpffs).observe(&facts.links, &filtered)?;
+        facts.programs = Some(programs);
+        for director in &tunnel.directors {
+            let path = netlink::path(&self.handle, *director, &facts.links).await;
+            facts.paths.push(path);
+        }
+        Ok(())
     }
 
     /// Carries out a plan: first the record of what was found, then the
@@ -82,7 +113,7 @@ impl Host {
             store.save(&plan.before)?;
         }
         for change in &plan.changes {
-            if self.make(change).await? {
+            if self.make(change, &mut done.notes).await? {
                 done.changes.push(change.clone());
             } else {
                 done.notes.push(format!("gone meanwhile: {change}"));
@@ -96,12 +127,13 @@ impl Host {
     }
 
     /// `false` if what was to be changed is gone.
-    async fn make(&self, change: &Change) -> anyhow::Result<bool> {
+    async fn make(&self, change: &Change, notes: &mut Vec<String>) -> anyhow::Result<bool> {
         let held = match change {
             Change::Sysctl { key, to, .. } => {
                 let written = key.write(*to);
                 return written.with_context(|| format!("cannot set {key} to {to}"));
             }
+            Change::Tunnel(bpffs, step) => return self.take(bpffs, step, notes).await,
             Change::Add(held) | Change::Remove(held) => held,
         };
         let Some(index) = netlink::index(&self.handle, &held.interface).await? else {
@@ -110,6 +142,55 @@ impl Host {
         match change {
             Change::Remove(_) => netlink::remove(&self.handle, index, held).await?,
             _ => netlink::add(&self.handle, index, held).await?,
+        }
+        Ok(true)
+    }
+
+    /// `false` if the interface in question is gone.
+    async fn take(
+        &self,
+        bpffs: &Path,
+        step: &Step,
+        notes: &mut Vec<String>,
+    ) -> anyhow::Result<bool> {
+        let pins = Pins::new(bpffs);
+        match step {
+            Step::Programs {
+                to: Some(contents), ..
+            } => pins.write(contents)?,
+            Step::Programs { to: None, .. } => pins.remove()?,
+            Step::Attach(hook, name) => {
+                let Some(link) = netlink::find(&self.handle, name).await? else {
+                    return Ok(false);
+                };
+                notes.extend(pins.attach(*hook, &link)?);
+            }
+            Step::Detach(hook, name) => {
+                let Some(link) = netlink::find(&self.handle, name).await? else {
+                    return Ok(false);
+                };
+                pins.detach(*hook, &link)?;
+            }
+            Step::AddDevice(device, interface) => {
+                let parent = match interface {
+                    Some(name) => netlink::index(&self.handle, name).await?,
+                    None => None,
+                };
+                netlink::add_device(&self.handle, *device, parent).await?;
+                if device.carries_ipv4() {
+                    let key = Key::new(device.name(), Setting::RpFilter);
+                    let value = Setting::RpFilter.wanted();
+                    key.write(value)
+                        .with_context(|| format!("cannot set {key} to {value}"))?;
+                }
+                netlink::set_up(&self.handle, device.name()).await?;
+            }
+            Step::RemoveDevice(device) => {
+                let Some(index) = netlink::index(&self.handle, device.name()).await? else {
+                    return Ok(false);
+                };
+                netlink::remove_device(&self.handle, index, *device).await?;
+            }
         }
         Ok(true)
     }

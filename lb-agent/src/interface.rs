@@ -1,7 +1,27 @@
 //! Which interface faces the segment, when nobody says so.
 
+use std::net::IpAddr;
+
 use crate::facts::{Facts, Route};
+use crate::state::Want;
 use crate::vip::{LOOPBACK, Vip};
+
+/// The interfaces that face the segment in DR mode and the directors in TUN
+/// mode. The error says which interfaces there are.
+pub fn for_want(facts: &Facts, want: &Want) -> Result<Vec<String>, String> {
+    let Some(tunnel) = &want.tunnel else {
+        return choose(facts, &want.vips);
+    };
+    let mut chosen: Vec<String> = Vec::new();
+    for director in &tunnel.directors {
+        for name in facing(facts, director.first_host(), "the director")? {
+            if !chosen.contains(&name) {
+                chosen.push(name);
+            }
+        }
+    }
+    Ok(chosen)
+}
 
 /// The interfaces by which the VIPs would be reached if this host did not
 /// hold them: that of the most specific route of the main table (a connected
@@ -12,7 +32,7 @@ use crate::vip::{LOOPBACK, Vip};
 pub fn choose(facts: &Facts, vips: &[Vip]) -> Result<Vec<String>, String> {
     let mut chosen: Vec<String> = Vec::new();
     for vip in vips.iter().filter(|vip| vip.is_ipv4()) {
-        for name in facing(facts, *vip)? {
+        for name in facing(facts, vip.address(), "the segment of")? {
             if !chosen.contains(&name) {
                 chosen.push(name);
             }
@@ -30,9 +50,9 @@ pub fn unknown(facts: &Facts, name: &str) -> String {
     )
 }
 
-fn facing(facts: &Facts, vip: Vip) -> Result<Vec<String>, String> {
+fn facing(facts: &Facts, address: IpAddr, what: &str) -> Result<Vec<String>, String> {
     let routes = facts.routes.iter().filter(|route| {
-        covers(route, vip) && !route.interfaces.iter().any(|name| name == LOOPBACK)
+        covers(route, address) && !route.interfaces.iter().any(|name| name == LOOPBACK)
     });
     if let Some(best) = routes.max_by_key(|r| (r.prefix, u32::MAX - r.metric)) {
         return Ok(best.interfaces.clone());
@@ -42,7 +62,7 @@ fn facing(facts: &Facts, vip: Vip) -> Result<Vec<String>, String> {
         [only] => Ok(vec![only.to_owned()]),
         [] => Err("this host has no interface but lo".to_owned()),
         _ => Err(format!(
-            "cannot tell which interface faces the segment of {vip}: no route leads to it and \
+            "cannot tell which interface faces {what} {address}: no route leads to it and \
              there are {}; name it: --interface {}",
             names.join(", "),
             names[0]
@@ -50,15 +70,15 @@ fn facing(facts: &Facts, vip: Vip) -> Result<Vec<String>, String> {
     }
 }
 
-fn covers(route: &Route, vip: Vip) -> bool {
+fn covers(route: &Route, address: IpAddr) -> bool {
     use std::net::IpAddr::{V4, V6};
-    match (route.destination, vip.address()) {
-        (V4(net), V4(vip)) => {
-            let differ = u32::from(net) ^ u32::from(vip);
+    match (route.destination, address) {
+        (V4(net), V4(address)) => {
+            let differ = u32::from(net) ^ u32::from(address);
             differ.leading_zeros() >= route.prefix.into()
         }
-        (V6(net), V6(vip)) => {
-            let differ = u128::from(net) ^ u128::from(vip);
+        (V6(net), V6(address)) => {
+            let differ = u128::from(net) ^ u128::from(address);
             differ.leading_zeros() >= route.prefix.into()
         }
         _ => false,

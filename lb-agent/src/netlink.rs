@@ -7,14 +7,21 @@ use anyhow::{Context, anyhow};
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
 };
-use rtnetlink::Handle;
+use netlink_packet_route::tc::TcAttribute;
+use rtnetlink::{Handle, LinkIp6Tnl, LinkIpIp, LinkSit, LinkUnspec, RouteMessageBuilder};
 
-use crate::facts::{Facts, Link, Route};
+use crate::facts::{Facts, Link, Route, Xdp};
+use crate::prefix::Prefix;
+use crate::tunnel::device::Device;
+use crate::tunnel::programs::FILTER_PRIORITY;
+use crate::tunnel::status::Path;
 use crate::vip::{Held, Scope};
 
 const EEXIST: i32 = 17;
@@ -46,9 +53,14 @@ pub async fn read(handle: &Handle) -> anyhow::Result<Facts> {
 
 /// Index of the interface of that name, if there is one.
 pub async fn index(handle: &Handle, name: &str) -> anyhow::Result<Option<u32>> {
+    Ok(find(handle, name).await?.map(|link| link.index))
+}
+
+/// The interface of that name, if there is one.
+pub async fn find(handle: &Handle, name: &str) -> anyhow::Result<Option<Link>> {
     let mut links = Box::pin(handle.link().get().match_name(name).execute());
     match links.try_next().await {
-        Ok(link) => Ok(link.map(|link| link.header.index)),
+        Ok(message) => Ok(message.as_ref().and_then(link)),
         Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -ENODEV => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot look up the interface {name}")),
     }
@@ -79,6 +91,100 @@ pub async fn remove(handle: &Handle, index: u32, held: &Held) -> anyhow::Result<
     ];
     let result = handle.address().del(message).execute().await;
     ignoring(result, EADDRNOTAVAIL).with_context(|| format!("cannot remove {held}"))
+}
+
+/// Makes a tunnel device that takes packets from anybody. One that is there
+/// already is no error.
+pub async fn add_device(
+    handle: &Handle,
+    device: Device,
+    parent: Option<u32>,
+) -> anyhow::Result<()> {
+    let name = device.name();
+    let message = match device {
+        Device::Ipip => LinkIpIp::new(name).collect_metadata(true).build(),
+        Device::Ip6Tnl => LinkIp6Tnl::new(name).collect_metadata(true).build(),
+        Device::Sit => LinkSit::new(name).dev(parent.unwrap_or_default()).build(),
+    };
+    let result = handle.link().add(message).execute().await;
+    ignoring(result, EEXIST).with_context(|| {
+        format!(
+            "cannot make the tunnel device {name} (type {}, module {})",
+            device.kind(),
+            device.module()
+        )
+    })
+}
+
+/// Sets an interface up.
+pub async fn set_up(handle: &Handle, name: &str) -> anyhow::Result<()> {
+    let message = LinkUnspec::new_with_name(name).up().build();
+    let result = handle.link().set(message).execute().await;
+    result.with_context(|| format!("cannot set {name} up"))
+}
+
+/// Removes a tunnel device.
+pub async fn remove_device(handle: &Handle, index: u32, device: Device) -> anyhow::Result<()> {
+    let result = handle.link().del(index).execute().await;
+    ignoring(result, ENODEV)
+        .with_context(|| format!("cannot remove the tunnel device {}", device.name()))
+}
+
+/// Whether an interface has our filter on its way out, where there is no tcx.
+pub async fn has_filter(handle: &Handle, index: u32) -> anyhow::Result<bool> {
+    let mut filters = handle.traffic_filter(i32::try_from(index)?);
+    let mut messages = Box::pin(filters.get().egress().execute());
+    while let Ok(Some(message)) = messages.try_next().await {
+        let is_bpf =
+            |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "bpf");
+        let priority = message.header.info >> 16;
+        if priority == u32::from(FILTER_PRIORITY) && message.attributes.iter().any(is_bpf) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The way to a director. That there is none is no error.
+pub async fn path(handle: &Handle, director: Prefix, links: &[Link]) -> Path {
+    let mut path = Path {
+        director,
+        interface: None,
+        mtu: None,
+    };
+    let request = match director.first_host() {
+        IpAddr::V4(v4) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .destination_prefix(v4, 32)
+            .build(),
+        IpAddr::V6(v6) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .destination_prefix(v6, 128)
+            .build(),
+    };
+    let mut answers = Box::pin(handle.route().get(request).execute());
+    let Ok(Some(answer)) = answers.try_next().await else {
+        return path;
+    };
+    let mut known = None;
+    for attribute in &answer.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => {
+                let link = links.iter().find(|link| link.index == *index);
+                path.interface = link.map(|link| link.name.clone());
+                path.mtu = link.map(|link| link.mtu);
+            }
+            RouteAttribute::Metrics(metrics) => {
+                known = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    if let (Some(mtu), Some(known)) = (path.mtu, known) {
+        path.mtu = Some(mtu.min(known));
+    }
+    path
 }
 
 async fn addresses(handle: &Handle, names: &HashMap<u32, String>) -> anyhow::Result<Vec<Held>> {
@@ -147,6 +253,42 @@ fn link(message: &LinkMessage) -> Option<Link> {
         index: message.header.index,
         name,
         up: message.header.flags.contains(LinkFlags::Up),
+        mtu: message
+            .attributes
+            .iter()
+            .find_map(|a| match a {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            })
+            .unwrap_or_default(),
+        is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        kind: message.attributes.iter().find_map(kind),
+        xdp: message.attributes.iter().find_map(xdp),
+    })
+}
+
+fn kind(attribute: &LinkAttribute) -> Option<String> {
+    let LinkAttribute::LinkInfo(infos) = attribute else {
+        return None;
+    };
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    })
+}
+
+fn xdp(attribute: &LinkAttribute) -> Option<Xdp> {
+    let LinkAttribute::Xdp(parts) = attribute else {
+        return None;
+    };
+    let is_generic = |part: &LinkXdp| matches!(part, LinkXdp::Attached(XdpAttached::SocketBuffer));
+    let program = parts.iter().find_map(|part| match part {
+        LinkXdp::ProgId(id) => Some(*id),
+        _ => None,
+    })?;
+    Some(Xdp {
+        program,
+        generic: parts.iter().any(is_generic),
     })
 }
 

@@ -1,10 +1,13 @@
 //! What to change, given what was found and what is recorded. No I/O.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::arp::{ALL, Key, Setting, effective};
 use crate::facts::Facts;
 use crate::state::{AddressRecord, State, SysctlRecord, Want};
+use crate::tunnel::Decapsulate;
+use crate::tunnel::plan::{self as tunnel, Step};
 use crate::vip::{Held, LOOPBACK, Scope, Vip};
 
 /// One change to the host.
@@ -23,6 +26,8 @@ pub enum Change {
     Add(Held),
     /// An address is removed.
     Remove(Held),
+    /// What TUN mode needs is changed; programs are pinned in this directory.
+    Tunnel(PathBuf, Step),
 }
 
 /// What to do, in this order: save `before`, carry out `changes`, save
@@ -50,6 +55,7 @@ pub fn apply(facts: &Facts, state: Option<&State>, want: &Want) -> Plan {
     for vip in &want.vips {
         draft.hold(*vip);
     }
+    draft.tunnel(want);
     draft.restore_the_rest();
     draft.finish(true)
 }
@@ -57,12 +63,14 @@ pub fn apply(facts: &Facts, state: Option<&State>, want: &Want) -> Plan {
 /// Gives back everything that `state` recorded.
 pub fn undo(facts: &Facts, state: &State) -> Plan {
     let mut draft = Draft::new(facts, Some(state), &Want::default());
+    draft.tunnel(&Want::default());
     draft.restore_the_rest();
     draft.finish(false)
 }
 
 /// The sysctls to look after: those of `all`, `lo` and the wanted interfaces,
-/// and any of another interface whose value would defeat that of `all`.
+/// and any of another interface whose value would defeat that of `all`; in TUN
+/// mode also the reverse path filters in the way of decapsulated packets.
 /// None if no VIP is resolved by ARP.
 pub fn managed_keys(facts: &Facts, state: &State, want: &Want) -> Vec<Key> {
     if !want.vips.iter().any(|vip| vip.is_ipv4()) {
@@ -90,6 +98,13 @@ pub fn managed_keys(facts: &Facts, state: &State, want: &Want) -> Vec<Key> {
             }
         }
     }
+    // The kernel's tunnel devices are not there before us: they have no value
+    // to be restored.
+    let tunnel = want.tunnel.as_ref();
+    if tunnel.is_some_and(|t| t.decapsulate != Decapsulate::Kernel) {
+        let filters = want.interfaces.iter();
+        keys.extend(filters.map(|name| Key::new(name, Setting::RpFilter)));
+    }
     keys
 }
 
@@ -110,6 +125,8 @@ struct Draft<'a> {
     remove: Vec<Change>,
     add: Vec<Change>,
     restore: Vec<Change>,
+    build: Vec<Change>,
+    clear: Vec<Change>,
     notes: Vec<String>,
 }
 
@@ -123,6 +140,8 @@ impl<'a> Draft<'a> {
             remove: Vec::new(),
             add: Vec::new(),
             restore: Vec::new(),
+            build: Vec::new(),
+            clear: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -139,7 +158,7 @@ impl<'a> Draft<'a> {
             return;
         };
         let good = |value: i32| {
-            if setting.protects(value) {
+            if is_good(self.facts, setting, value) {
                 value
             } else {
                 setting.wanted()
@@ -150,7 +169,7 @@ impl<'a> Draft<'a> {
             found: now,
             set: good(now),
         });
-        if !setting.protects(now) {
+        if !is_good(self.facts, setting, now) {
             let to = good(record.set);
             self.protect.push(Change::Sysctl { key, from: now, to });
         }
@@ -168,6 +187,12 @@ impl<'a> Draft<'a> {
             self.add.push(Change::Add(on_loopback(vip, record.found)));
         }
         self.keep.addresses.push(record);
+    }
+
+    fn tunnel(&mut self, want: &Want) {
+        let steps = tunnel::steps(self.facts, self.old.want.tunnel.as_ref(), want);
+        self.build = steps.build;
+        self.clear = steps.clear;
     }
 
     fn restore_the_rest(&mut self) {
@@ -216,7 +241,15 @@ impl<'a> Draft<'a> {
         before.addresses.extend(forgotten.cloned());
         Plan {
             before,
-            changes: [self.protect, self.remove, self.add, self.restore].concat(),
+            changes: [
+                self.protect,
+                self.build,
+                self.remove,
+                self.add,
+                self.clear,
+                self.restore,
+            ]
+            .concat(),
             after: keep.then_some(self.keep),
             notes: self.notes,
         }
@@ -227,6 +260,16 @@ impl<'a> Draft<'a> {
             self.notes.push(note);
         }
     }
+}
+
+/// Whether an interface may keep this value. For ARP it must do by itself,
+/// whatever becomes of `all`; of the reverse path filters the greater counts.
+pub fn is_good(facts: &Facts, setting: Setting, own: i32) -> bool {
+    if setting != Setting::RpFilter {
+        return setting.protects(own);
+    }
+    let all = facts.sysctls.get(&Key::new(ALL, setting)).copied();
+    setting.protects(effective(all.unwrap_or_default(), own))
 }
 
 fn on_loopback(vip: Vip, scope: Option<Scope>) -> Held {
@@ -244,6 +287,7 @@ impl fmt::Display for Change {
             Self::Sysctl { key, from, to } => write!(f, "{key}: {from} -> {to}"),
             Self::Add(held) => write!(f, "{held}: absent -> present"),
             Self::Remove(held) => write!(f, "{held}: present -> absent"),
+            Self::Tunnel(_, step) => step.fmt(f),
         }
     }
 }
@@ -257,6 +301,7 @@ mod tests {
         Want {
             vips: vips(texts),
             interfaces: vec!["eth0".to_owned()],
+            tunnel: None,
         }
     }
 
@@ -269,6 +314,7 @@ mod tests {
                 }
                 Change::Add(held) => facts.addresses.push(held.clone()),
                 Change::Remove(held) => facts.addresses.retain(|h| h != held),
+                Change::Tunnel(..) => unreachable!("no TUN mode here"),
             }
         }
     }
@@ -369,6 +415,7 @@ mod tests {
         let second = Want {
             vips: vips(&["203.0.113.11"]),
             interfaces: vec!["eth1".to_owned()],
+            tunnel: None,
         };
         let plan = apply(&facts, Some(&state), &second);
         assert_eq!(

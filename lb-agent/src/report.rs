@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::check::Finding;
 use crate::plan::Change;
 use crate::state::Want;
+use crate::tunnel::status::Status;
 
 /// The result of a command.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -23,6 +24,9 @@ pub struct Report {
     pub changes: Vec<ChangeReport>,
     /// What is wrong.
     pub findings: Vec<Finding>,
+    /// How TUN mode is doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
     /// What else there is to know.
     pub notes: Vec<String>,
     /// Why the command failed.
@@ -33,7 +37,7 @@ pub struct Report {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ChangeReport {
-    /// `sysctl` or `address`.
+    /// `sysctl` or `address`; in TUN mode also `programs`, `program`, `device`.
     pub kind: &'static str,
     /// The sysctl's name, or the address with prefix length and interface.
     pub name: String,
@@ -59,6 +63,10 @@ impl From<&Change> for ChangeReport {
                 json!("present"),
                 json!("absent"),
             ),
+            Change::Tunnel(_, step) => {
+                let (kind, name, from, to) = step.describe();
+                (kind, name, json!(from), json!(to))
+            }
         };
         Self {
             kind,
@@ -108,6 +116,9 @@ impl Report {
             lines.push(format!("  {}", finding.problem));
             lines.push(format!("      mend it: {}", finding.fix));
         }
+        if let Some(status) = &self.status {
+            lines.extend(status.lines());
+        }
         for note in &self.notes {
             lines.push(format!("  note: {note}"));
         }
@@ -123,6 +134,9 @@ impl Report {
         let vips = vips.join(", ");
         let changes = count(self.changes.len(), "change");
         match (self.command, self.changes.len(), self.findings.len()) {
+            ("check", _, 0) if self.want.tunnel.is_some() => {
+                format!("check: {vips} held on lo, reached through the tunnel")
+            }
             ("check", _, 0) => format!("check: {vips} held on lo, silent towards the segment"),
             (command, _, n @ 1..) => format!("{command}: {}", count(n, "thing") + " wrong"),
             (command, 0, _) if self.error.is_none() => format!("{command}: nothing to do"),

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::arp::Key;
+use crate::tunnel::Tunnel;
 use crate::vip::{Scope, Vip};
 
 /// Where the state is kept unless told otherwise.
@@ -23,8 +24,12 @@ const VERSION: u32 = 1;
 pub struct Want {
     /// The VIPs.
     pub vips: Vec<Vip>,
-    /// Names of the interfaces that face the segment.
+    /// Names of the interfaces that face the segment; in TUN mode, those by
+    /// which the directors' packets arrive.
     pub interfaces: Vec<String>,
+    /// What TUN mode asks for; none in DR mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
 }
 
 impl fmt::Display for Want {
@@ -216,6 +221,7 @@ mod tests {
             ..State::new(Want {
                 vips: vec![vip],
                 interfaces: vec!["eth0".to_owned()],
+                tunnel: None,
             })
         }
     }
