@@ -1,15 +1,15 @@
 //! The backend entry: all that the rewrite of a packet needs, in one cache line.
 
-use crate::{Address, abi};
+use crate::{Address, Mac, abi};
 
 /// Entry of the backend map. Entry 0 is never used.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
-    /// Ethernet destination: MAC of the next hop.
-    pub next_hop_mac: [u8; 6],
-    /// Ethernet source: MAC of the interface the packet leaves by.
-    pub source_mac: [u8; 6],
+    /// The first twelve bytes of the Ethernet header: MAC of the next hop,
+    /// then that of the interface the packet leaves by. As words, because
+    /// compilers copy an array of bytes byte by byte.
+    pub macs: [u32; 3],
     /// Index of the interface the packet leaves by.
     pub interface: u32,
     /// RIP: the backend's own address.
@@ -38,6 +38,26 @@ pub struct Backend {
 }
 abi!(Backend, size = 64, align = 64);
 
+impl Backend {
+    /// Sets the MAC of the next hop and that of the interface.
+    pub fn set_macs(&mut self, next_hop: [u8; 6], source: [u8; 6]) {
+        let [a, b, c, d, e, f] = next_hop;
+        let [g, h, i, j, k, l] = source;
+        self.macs = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+    }
+
+    /// MAC of the next hop.
+    pub const fn next_hop_mac(&self) -> Mac {
+        Mac::from_parts(self.macs[0], self.macs[1] as u16)
+    }
+
+    /// MAC of the interface the packet leaves by.
+    #[inline(always)]
+    pub const fn source_mac(&self) -> Mac {
+        Mac((self.macs[1] >> 16) as u64 | (self.macs[2] as u64) << 16)
+    }
+}
+
 /// Forwarding modes.
 pub mod mode {
     /// VS/DR: rewrite the MAC addresses.
@@ -57,4 +77,20 @@ pub mod state {
     pub const ALIVE: u8 = 1;
     /// Nothing is forwarded to it; its recorded flows count as not recorded.
     pub const DEAD: u8 = 2;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_stand_side_by_side() {
+        let (next_hop, source) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
+        let mut backend = Backend::default();
+        backend.set_macs(next_hop, source);
+        assert_eq!(backend.next_hop_mac(), Mac::from(next_hop));
+        assert_eq!(backend.source_mac(), Mac::from(source));
+        let bytes = backend.macs.map(u32::to_ne_bytes).concat();
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    }
 }

@@ -1,44 +1,67 @@
 //! The flow table's keys and values, and the flow hash.
 
+use crate::service::{ServiceKeyV4, ServiceKeyV6};
 use crate::{Address, abi};
 
 /// Key of the IPv4 flow table: a 5-tuple.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKeyV4 {
-    /// CIP, network byte order.
-    pub client: u32,
-    /// VIP, network byte order.
-    pub vip: u32,
-    /// The client's port, network byte order.
-    pub client_port: u16,
-    /// The service's port, network byte order.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub padding: [u8; 3],
+    /// CIP and VIP.
+    addresses: u64,
+    /// The client's port, the service's port, protocol, zeros.
+    rest: u64,
 }
-abi!(FlowKeyV4, size = 16, align = 4);
+abi!(FlowKeyV4, size = 16, align = 8);
+
+impl FlowKeyV4 {
+    /// Makes a key; all as it stands in the packet, `ports` the client's
+    /// first.
+    #[inline(always)]
+    pub const fn from_packet(client: u32, vip: u32, ports: u32, protocol: u8) -> Self {
+        Self {
+            addresses: client as u64 | (vip as u64) << 32,
+            rest: ports as u64 | (protocol as u64) << 32,
+        }
+    }
+
+    /// The service that the flow is of, if it is not one on port 0.
+    pub const fn service(&self) -> ServiceKeyV4 {
+        let vip = (self.addresses >> 32) as u32;
+        let port = (self.rest >> 16) as u16;
+        ServiceKeyV4::from_packet(vip, port, (self.rest >> 32) as u8)
+    }
+}
 
 /// Key of the IPv6 flow table: a 5-tuple.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKeyV6 {
-    /// CIP, network byte order.
-    pub client: Address,
-    /// VIP, network byte order.
-    pub vip: Address,
-    /// The client's port, network byte order.
-    pub client_port: u16,
-    /// The service's port, network byte order.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub padding: [u8; 3],
+    client: Address,
+    vip: Address,
+    /// The client's port, the service's port, protocol, zeros.
+    rest: u64,
 }
-abi!(FlowKeyV6, size = 40, align = 4);
+abi!(FlowKeyV6, size = 40, align = 8);
+
+impl FlowKeyV6 {
+    /// Makes a key; all as it stands in the packet, `ports` the client's
+    /// first.
+    #[inline(always)]
+    pub const fn from_packet(client: Address, vip: Address, ports: u32, protocol: u8) -> Self {
+        Self {
+            client,
+            vip,
+            rest: ports as u64 | (protocol as u64) << 32,
+        }
+    }
+
+    /// The service that the flow is of, if it is not one on port 0.
+    pub const fn service(&self) -> ServiceKeyV6 {
+        let port = (self.rest >> 16) as u16;
+        ServiceKeyV6::from_packet(self.vip, port, (self.rest >> 32) as u8)
+    }
+}
 
 /// What is recorded of a flow.
 #[repr(C)]
@@ -93,14 +116,12 @@ pub const fn hash_v4(key: u64, client: u32, vip: u32, ports: u32) -> u32 {
 /// Hash of an IPv6 flow. Arguments as they stand in the packet.
 #[inline(always)]
 pub const fn hash_v6(key: u64, client: &Address, vip: &Address, ports: u32) -> u32 {
-    let c = &client.words;
-    let v = &vip.words;
-    let mut h = (((c[0] as u64) << 32 | c[1] as u64) ^ key).wrapping_mul(MULTIPLIERS[2]);
+    let mut h = (client.words[0] ^ key).wrapping_mul(MULTIPLIERS[2]);
     h ^= h >> 29;
-    h = (h ^ ((c[2] as u64) << 32 | c[3] as u64)).wrapping_mul(MULTIPLIERS[1]);
+    h = (h ^ client.words[1]).wrapping_mul(MULTIPLIERS[1]);
     h ^= h >> 32;
     // The VIP is not the client's to choose: one round for all of it.
-    h ^= ((v[0] as u64) << 32 | v[1] as u64) ^ (((v[3] as u64) << 32) | v[2] as u64);
+    h ^= vip.words[0] ^ vip.words[1].rotate_left(32);
     hash(key, h, ports)
 }
 
@@ -141,14 +162,10 @@ mod tests {
 
     #[test]
     fn every_part_of_an_ipv6_flow_counts() {
-        let client = Address {
-            words: [1, 2, 3, 4],
-        };
-        let vip = Address {
-            words: [5, 6, 7, 8],
-        };
+        let client = Address { words: [1, 2] };
+        let vip = Address { words: [5, 6] };
         let base = hash_v6(9, &client, &vip, 10);
-        for i in 0..4 {
+        for i in 0..2 {
             let (mut c, mut v) = (client, vip);
             c.words[i] ^= 1;
             v.words[i] ^= 1;

@@ -7,6 +7,11 @@
 //! Such a field says "network byte order" in its documentation; every other
 //! integer is in host byte order.
 //!
+//! Several fields that are used together are kept in one word and put
+//! together by shifting: one store instead of several, which the kernel's hash
+//! function could not read back in one go without waiting for them. The
+//! shifts are those of a little-endian machine.
+//!
 //! # Layout
 //! Each type that crosses into the kernel is `repr(C)`, has no implicit
 //! padding, and carries a const assertion of its size and alignment. There is
@@ -15,6 +20,11 @@
 //! be zero, which the constructors see to.
 
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
+
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "the layout of keys is that of a little-endian machine"
+);
 
 mod address;
 pub mod backend;
@@ -26,7 +36,10 @@ pub mod service;
 pub mod settings;
 pub mod tunnel;
 
+mod mac;
+
 pub use address::Address;
+pub use mac::Mac;
 
 /// Version of everything in this crate that the kernel sees.
 ///

@@ -2,32 +2,44 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{Address, abi};
+use crate::{Address, Mac, abi};
 
 /// Key of the IPv4 service map: 8 bytes, so that its hash is one round.
-#[repr(C)]
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceKeyV4 {
-    /// VIP, network byte order.
-    pub vip: u32,
-    /// Destination port, network byte order; 0 stands for every port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub padding: u8,
+    /// VIP, port, protocol and a zero byte.
+    word: u64,
 }
-abi!(ServiceKeyV4, size = 8, align = 4);
+abi!(ServiceKeyV4, size = 8, align = 8);
 
 impl ServiceKeyV4 {
     /// Makes a key; `port` is in host byte order.
     pub fn new(vip: Ipv4Addr, port: u16, protocol: u8) -> Self {
+        Self::from_packet(u32::from_ne_bytes(vip.octets()), port.to_be(), protocol)
+    }
+
+    /// Makes a key of VIP and port in network byte order.
+    #[inline(always)]
+    pub const fn from_packet(vip: u32, port: u16, protocol: u8) -> Self {
         Self {
-            vip: u32::from_ne_bytes(vip.octets()),
-            port: port.to_be(),
-            protocol,
-            padding: 0,
+            word: vip as u64 | (port as u64) << 32 | (protocol as u64) << 48,
         }
+    }
+
+    /// VIP, network byte order.
+    pub const fn vip(&self) -> u32 {
+        self.word as u32
+    }
+
+    /// Port in host byte order; 0 stands for every port.
+    pub const fn port(&self) -> u16 {
+        u16::from_be((self.word >> 32) as u16)
+    }
+
+    /// IP protocol number.
+    pub const fn protocol(&self) -> u8 {
+        (self.word >> 48) as u8
     }
 }
 
@@ -35,26 +47,40 @@ impl ServiceKeyV4 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceKeyV6 {
-    /// VIP, network byte order.
-    pub vip: Address,
-    /// Destination port, network byte order; 0 stands for every port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Zero.
-    pub padding: u8,
+    vip: Address,
+    /// Port, protocol and zeros.
+    rest: u64,
 }
-abi!(ServiceKeyV6, size = 20, align = 4);
+abi!(ServiceKeyV6, size = 24, align = 8);
 
 impl ServiceKeyV6 {
     /// Makes a key; `port` is in host byte order.
     pub fn new(vip: Ipv6Addr, port: u16, protocol: u8) -> Self {
+        Self::from_packet(IpAddr::V6(vip).into(), port.to_be(), protocol)
+    }
+
+    /// Makes a key of VIP and port in network byte order.
+    #[inline(always)]
+    pub const fn from_packet(vip: Address, port: u16, protocol: u8) -> Self {
         Self {
-            vip: IpAddr::V6(vip).into(),
-            port: port.to_be(),
-            protocol,
-            padding: 0,
+            vip,
+            rest: port as u64 | (protocol as u64) << 16,
         }
+    }
+
+    /// The VIP.
+    pub const fn vip(&self) -> Address {
+        self.vip
+    }
+
+    /// Port in host byte order; 0 stands for every port.
+    pub const fn port(&self) -> u16 {
+        u16::from_be(self.rest as u16)
+    }
+
+    /// IP protocol number.
+    pub const fn protocol(&self) -> u8 {
+        (self.rest >> 16) as u8
     }
 }
 
@@ -90,7 +116,7 @@ pub struct VipKey {
     /// The VIP.
     pub vip: Address,
 }
-abi!(VipKey, size = 16, align = 4);
+abi!(VipKey, size = 16, align = 8);
 
 /// Key of the set of MAC addresses that are the director's own.
 ///
@@ -99,11 +125,23 @@ abi!(VipKey, size = 16, align = 4);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalMacKey {
+    /// The MAC address.
+    pub mac: Mac,
     /// Index of the interface on which frames for `mac` are ours.
     pub interface: u32,
-    /// The MAC address.
-    pub mac: [u8; 6],
     /// Zero.
-    pub padding: u16,
+    pub padding: u32,
 }
-abi!(LocalMacKey, size = 12, align = 4);
+abi!(LocalMacKey, size = 16, align = 8);
+
+impl LocalMacKey {
+    /// Makes a key.
+    #[inline(always)]
+    pub const fn new(interface: u32, mac: Mac) -> Self {
+        Self {
+            mac,
+            interface,
+            padding: 0,
+        }
+    }
+}

@@ -75,12 +75,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn service<T: Tables>(tables: &T, vip: &u32, port: u16, protocol: u8) -> Option<ServiceValue> {
-        tables.service_v4(&ServiceKeyV4 {
-            vip: *vip,
-            port,
-            protocol,
-            padding: 0,
-        })
+        tables.service_v4(&ServiceKeyV4::from_packet(*vip, port, protocol))
     }
 
     #[inline(always)]
@@ -127,12 +122,7 @@ impl Family for V6 {
         port: u16,
         protocol: u8,
     ) -> Option<ServiceValue> {
-        tables.service_v6(&ServiceKeyV6 {
-            vip: *vip,
-            port,
-            protocol,
-            padding: 0,
-        })
+        tables.service_v6(&ServiceKeyV6::from_packet(*vip, port, protocol))
     }
 
     #[inline(always)]
@@ -157,25 +147,11 @@ impl Family for V6 {
 }
 
 #[inline(always)]
-fn flow_key_v4(info: &PacketInfo<V4>) -> FlowKeyV4 {
-    FlowKeyV4 {
-        client: info.client,
-        vip: info.vip,
-        client_port: info.client_port,
-        port: info.port,
-        protocol: info.protocol,
-        padding: [0; 3],
-    }
+const fn flow_key_v4(info: &PacketInfo<V4>) -> FlowKeyV4 {
+    FlowKeyV4::from_packet(info.client, info.vip, info.ports(), info.protocol)
 }
 
 #[inline(always)]
-fn flow_key_v6(info: &PacketInfo<V6>) -> FlowKeyV6 {
-    FlowKeyV6 {
-        client: info.client,
-        vip: info.vip,
-        client_port: info.client_port,
-        port: info.port,
-        protocol: info.protocol,
-        padding: [0; 3],
-    }
+const fn flow_key_v6(info: &PacketInfo<V6>) -> FlowKeyV6 {
+    FlowKeyV6::from_packet(info.client, info.vip, info.ports(), info.protocol)
 }

@@ -120,8 +120,8 @@ impl Tables for HostTables {
     }
 
     fn has_port_zero_services(&self) -> bool {
-        self.services_v4.keys().any(|key| key.port == 0)
-            || self.services_v6.keys().any(|key| key.port == 0)
+        self.services_v4.keys().any(|key| key.port() == 0)
+            || self.services_v6.keys().any(|key| key.port() == 0)
     }
 
     fn is_vip(&self, address: &Address) -> bool {

@@ -10,9 +10,7 @@ use zerocopy::FromBytes;
 
 use crate::family::{Family, V4, V6};
 use crate::packet::Packet;
-use crate::parse::{
-    ETHERNET_LENGTH, Envelope, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo, Ports, words,
-};
+use crate::parse::{Envelope, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo, Ports, words};
 use crate::verdict::Verdict;
 
 /// IP protocol number of ICMP, RFC 792.
@@ -44,7 +42,9 @@ pub fn ipv4<P: Packet>(
         rest: [u8; HEADER_LENGTH - 1],
         quoted: Ipv4Header,
     }
-    let Error { kind, quoted, .. } = packet.read::<Error>(offset).ok_or(Verdict::Pass)?;
+    let Some(Error { kind, quoted, .. }) = packet.read::<Error>(offset) else {
+        return Err(Verdict::Pass);
+    };
     let quoted_length = quoted.length().ok_or(Verdict::Pass)?;
     let is_error = matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM);
     // Later fragments carry no ports.
@@ -81,7 +81,9 @@ pub fn ipv6<P: Packet>(
         rest: [u8; HEADER_LENGTH - 1],
         quoted: Ipv6Header,
     }
-    let Error { kind, quoted, .. } = packet.read::<Error>(offset).ok_or(Verdict::Pass)?;
+    let Some(Error { kind, quoted, .. }) = packet.read::<Error>(offset) else {
+        return Err(Verdict::Pass);
+    };
     let is_error = matches!(kind, UNREACHABLE..=PARAMETER_PROBLEM);
     if !is_error || words(&quoted.source) != envelope.vip {
         return Err(Verdict::Pass);
@@ -110,21 +112,18 @@ fn quoted_flow<F: Family, P: Packet>(
         return Err(Verdict::Pass);
     }
     let ports = packet.read::<Ports>(ports_offset).ok_or(Verdict::Pass)?;
-    let end = ETHERNET_LENGTH + usize::from(envelope.ip_length);
     Ok(PacketInfo {
         client,
         vip: envelope.vip,
         client_port: ports.destination.get(),
         port: ports.source.get(),
         destination_mac: envelope.destination_mac,
-        interface: packet.interface(),
         ip_length: envelope.ip_length,
         protocol,
         traffic_class: envelope.traffic_class,
         may_fragment: envelope.may_fragment,
         syn: false,
         is_icmp: true,
-        truncated: end > packet.len(),
-        malformed: end < ports_offset + size_of::<Ports>(),
+        headers_end: (ports_offset + size_of::<Ports>()) as u16,
     })
 }

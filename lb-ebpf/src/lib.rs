@@ -71,8 +71,8 @@ pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 #[inline(always)]
 fn stages<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Verdict> {
     let info = F::parse(packet, tables)?;
-    let service = service::find::<F, T>(&info, tables)?;
-    let chosen = schedule::schedule::<F, T>(&info, &service, tables)?;
+    let service = service::find(packet, &info, tables)?;
+    let chosen = schedule::schedule(packet, &info, &service, tables)?;
     let verdict = forward::forward(packet, &info, &chosen, tables)?;
     tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
     Ok(verdict)

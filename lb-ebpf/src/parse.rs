@@ -1,9 +1,8 @@
 //! Stage 1: from Ethernet to layer 4, into one [`PacketInfo`].
 
-use lb_common::Address;
 use lb_common::counters::DropReason;
 use lb_common::protocol::{TCP, UDP};
-use lb_common::service::LocalMacKey;
+use lb_common::{Address, Mac};
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -27,9 +26,7 @@ pub struct PacketInfo<F: Family> {
     /// The service's port, network byte order.
     pub port: u16,
     /// Destination of the Ethernet frame.
-    pub destination_mac: [u8; 6],
-    /// Index of the interface that received the packet.
-    pub interface: u32,
+    pub destination_mac: Mac,
     /// Bytes from the IP header to the end of the payload.
     pub ip_length: u16,
     /// IP protocol number: [`TCP`] or [`UDP`].
@@ -42,10 +39,8 @@ pub struct PacketInfo<F: Family> {
     pub syn: bool,
     /// An ICMP error.
     pub is_icmp: bool,
-    /// The frame ends before the packet does.
-    pub truncated: bool,
-    /// The packet ends before its own headers do.
-    pub malformed: bool,
+    /// Where the frame must not end yet: the first byte after the headers.
+    pub headers_end: u16,
 }
 
 impl<F: Family> PacketInfo<F> {
@@ -55,14 +50,21 @@ impl<F: Family> PacketInfo<F> {
         self.client_port as u32 | (self.port as u32) << 16
     }
 
-    /// Under which the packet's destination MAC is known if it is ours.
+    /// Whether the headers lie inside the packet, and the packet inside the
+    /// frame.
+    ///
+    /// # Errors
+    /// A drop under the reason.
     #[inline(always)]
-    pub const fn local_mac_key(&self) -> LocalMacKey {
-        LocalMacKey {
-            interface: self.interface,
-            mac: self.destination_mac,
-            padding: 0,
+    pub fn check_lengths<P: Packet>(&self, packet: &P) -> Result<(), Verdict> {
+        let end = ETHERNET_LENGTH + usize::from(self.ip_length);
+        if end > packet.len() {
+            return drop(DropReason::Truncated);
         }
+        if end < usize::from(self.headers_end) {
+            return drop(DropReason::Malformed);
+        }
+        Ok(())
     }
 }
 
@@ -74,15 +76,56 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 pub const ETHERNET_LENGTH: usize = 14;
 
 /// Ethernet II header.
+///
+/// The MAC addresses are kept as words: compilers copy arrays of bytes byte by
+/// byte, and by way of the stack.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 pub struct EthernetHeader {
-    /// Destination MAC.
-    pub destination: [u8; 6],
-    /// Source MAC.
-    pub source: [u8; 6],
+    /// First four bytes of the destination MAC.
+    pub destination_first: native_endian::U32,
+    /// Last two bytes of the destination MAC.
+    pub destination_last: native_endian::U16,
+    /// First two bytes of the source MAC.
+    pub source_first: native_endian::U16,
+    /// Last four bytes of the source MAC.
+    pub source_last: native_endian::U32,
     /// EtherType.
     pub ethertype: native_endian::U16,
+}
+
+impl EthernetHeader {
+    /// A header with the MAC addresses as they stand in a backend entry.
+    #[inline(always)]
+    pub fn new(macs: &[u32; 3], ethertype: u16) -> Self {
+        Self {
+            destination_first: native_endian::U32::new(macs[0]),
+            destination_last: native_endian::U16::new(macs[1] as u16),
+            source_first: native_endian::U16::new((macs[1] >> 16) as u16),
+            source_last: native_endian::U32::new(macs[2]),
+            ethertype: native_endian::U16::new(ethertype),
+        }
+    }
+
+    /// Destination MAC.
+    #[inline(always)]
+    pub fn destination(&self) -> Mac {
+        Mac::from_parts(self.destination_first.get(), self.destination_last.get())
+    }
+
+    /// The header of a frame back to where this one came from.
+    #[inline(always)]
+    pub fn turned_round(&self) -> Self {
+        let destination = self.destination().0;
+        let source = u64::from(self.source_first.get()) | u64::from(self.source_last.get()) << 16;
+        Self {
+            destination_first: native_endian::U32::new(source as u32),
+            destination_last: native_endian::U16::new((source >> 32) as u16),
+            source_first: native_endian::U16::new(destination as u16),
+            source_last: native_endian::U32::new((destination >> 16) as u32),
+            ethertype: self.ethertype,
+        }
+    }
 }
 
 /// IPv4 header without options, RFC 791. Addresses are kept as they stand.
@@ -144,9 +187,18 @@ pub struct Ipv6Header {
     /// Hop limit.
     pub hop_limit: u8,
     /// Source address.
-    pub source: [native_endian::U32; 4],
+    pub source: [native_endian::U64; 2],
     /// Destination address.
-    pub destination: [native_endian::U32; 4],
+    pub destination: [native_endian::U64; 2],
+}
+
+/// The words of an address, for its header.
+#[inline(always)]
+pub fn header_words(address: &Address) -> [native_endian::U64; 2] {
+    [
+        native_endian::U64::new(address.words[0]),
+        native_endian::U64::new(address.words[1]),
+    ]
 }
 
 /// Bytes of an IPv6 header.
@@ -182,7 +234,11 @@ pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         ethernet: EthernetHeader,
         ip: Ipv4Header,
     }
-    let Frame { ethernet, ip } = packet.read::<Frame>(0).ok_or(Verdict::Pass)?;
+    // Not `ok_or(..)?`: the layout of a Result makes the compiler split the
+    // header at odd offsets.
+    let Some(Frame { ethernet, ip }) = packet.read::<Frame>(0) else {
+        return Err(Verdict::Pass);
+    };
     let header_length = ip.length().ok_or(Verdict::Pass)?;
     let vip = ip.destination.get();
     if ip.is_fragment() {
@@ -191,7 +247,7 @@ pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
     let envelope = Envelope::<V4> {
         client: ip.source.get(),
         vip,
-        destination_mac: ethernet.destination,
+        destination_mac: ethernet.destination(),
         ip_length: ip.total_length.get(),
         traffic_class: ip.tos,
         may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
@@ -223,14 +279,16 @@ pub fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         ethernet: EthernetHeader,
         ip: Ipv6Header,
     }
-    let Frame { ethernet, ip } = packet.read::<Frame>(0).ok_or(Verdict::Pass)?;
+    let Some(Frame { ethernet, ip }) = packet.read::<Frame>(0) else {
+        return Err(Verdict::Pass);
+    };
     if ip.version_class_label.get() >> 28 != 6 {
         return Err(Verdict::Pass);
     }
     let envelope = Envelope::<V6> {
         client: words(&ip.source),
         vip: words(&ip.destination),
-        destination_mac: ethernet.destination,
+        destination_mac: ethernet.destination(),
         // A sum of more than 16 bits is longer than any frame: truncated.
         ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
         traffic_class: (ip.version_class_label.get() >> 20) as u8,
@@ -269,7 +327,7 @@ pub struct Envelope<F: Family> {
     /// Destination address.
     pub vip: F::Address,
     /// Destination of the frame.
-    pub destination_mac: [u8; 6],
+    pub destination_mac: Mac,
     /// Bytes from the IP header to the end of the payload.
     pub ip_length: u16,
     /// DSCP and ECN.
@@ -280,14 +338,9 @@ pub struct Envelope<F: Family> {
 
 /// An IPv6 address out of its header.
 #[inline(always)]
-pub fn words(address: &[native_endian::U32; 4]) -> Address {
+pub fn words(header: &[native_endian::U64; 2]) -> Address {
     Address {
-        words: [
-            address[0].get(),
-            address[1].get(),
-            address[2].get(),
-            address[3].get(),
-        ],
+        words: [header[0].get(), header[1].get()],
     }
 }
 
@@ -303,27 +356,26 @@ fn transport<F: Family, P: Packet>(
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
     let ports = packet.read::<Ports>(offset)?;
+    // Without flags the frame ends within the headers, which is found out when
+    // the lengths are checked.
     let (header_length, flags) = if protocol == TCP {
-        (20, packet.read::<u8>(offset + FLAGS))
+        (20, packet.read::<u8>(offset + FLAGS).unwrap_or(0))
     } else {
-        (8, Some(0))
+        (8, 0)
     };
-    let ip_length = usize::from(envelope.ip_length);
     Some(PacketInfo {
         client: envelope.client,
         vip: envelope.vip,
         client_port: ports.source.get(),
         port: ports.destination.get(),
         destination_mac: envelope.destination_mac,
-        interface: packet.interface(),
         ip_length: envelope.ip_length,
         protocol,
         traffic_class: envelope.traffic_class,
         may_fragment: envelope.may_fragment,
-        syn: flags.is_some_and(|flags| flags & (SYN | ACK) == SYN),
+        syn: flags & (SYN | ACK) == SYN,
         is_icmp: false,
-        truncated: flags.is_none() || ETHERNET_LENGTH + ip_length > packet.len(),
-        malformed: ETHERNET_LENGTH + ip_length < offset + header_length,
+        headers_end: (offset + header_length) as u16,
     })
 }
 

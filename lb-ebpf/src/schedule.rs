@@ -5,10 +5,11 @@ use lb_common::counters::DropReason;
 use lb_common::flow::{FlowValue, is_idle};
 use lb_common::protocol;
 use lb_common::ring::{SLOTS_PER_BLOCK, Slot, blocks, slot_index};
-use lb_common::service::ServiceValue;
+use lb_common::service::{LocalMacKey, ServiceValue};
 
 use crate::family::Family;
 use crate::flow::{Remembered, decide};
+use crate::packet::Packet;
 use crate::parse::PacketInfo;
 use crate::tables::Tables;
 use crate::verdict::{Verdict, drop};
@@ -31,7 +32,8 @@ pub struct Chosen<'a> {
 /// # Errors
 /// A drop if no backend can take the packet.
 #[inline(always)]
-pub fn schedule<'a, F: Family, T: Tables>(
+pub fn schedule<'a, F: Family, P: Packet, T: Tables>(
+    packet: &P,
     info: &PacketInfo<F>,
     service: &ServiceValue,
     tables: &'a T,
@@ -45,7 +47,7 @@ pub fn schedule<'a, F: Family, T: Tables>(
     let (id, new_flow) = if slot.is_settled() {
         (slot.backend(), info.syn)
     } else {
-        remembered::<F, T>(info, service, tables, slot, hash)?
+        remembered(packet, info, service, tables, slot, hash)?
     };
     if id == 0 {
         return drop(DropReason::NoBackend);
@@ -81,7 +83,8 @@ fn read_slot<T: Tables>(tables: &T, ring_offset: u32, index: u32) -> Result<Slot
 /// A slot for which the flow table has a say. Returns the backend and whether
 /// the packet begins a flow.
 #[inline(always)]
-fn remembered<F: Family, T: Tables>(
+fn remembered<F: Family, P: Packet, T: Tables>(
+    packet: &P,
     info: &PacketInfo<F>,
     service: &ServiceValue,
     tables: &T,
@@ -89,7 +92,7 @@ fn remembered<F: Family, T: Tables>(
     hash: u32,
 ) -> Result<(u32, bool), Verdict> {
     // Before anything is recorded: another director's packet is no flow of ours.
-    if !tables.is_local_mac(&info.local_mac_key()) {
+    if !tables.is_local_mac(&LocalMacKey::new(packet.interface(), info.destination_mac)) {
         return Err(Verdict::Pass);
     }
     let now = tables.now();
@@ -111,7 +114,7 @@ fn remembered<F: Family, T: Tables>(
         None
     };
     let Remembered { backend, record } = decide(slot, info.syn, recorded, old);
-    if record && !info.is_icmp {
+    if record && !info.is_icmp && backend != 0 {
         let generation = match tables.backend(backend) {
             Some(entry) => entry.generation,
             None => return drop(DropReason::RingCorrupt),

@@ -1,12 +1,12 @@
 //! Stage 3: the service that a packet is for.
 
-use lb_common::counters::DropReason;
 use lb_common::service::ServiceValue;
 
 use crate::family::Family;
+use crate::packet::Packet;
 use crate::parse::PacketInfo;
 use crate::tables::Tables;
-use crate::verdict::{Verdict, drop};
+use crate::verdict::Verdict;
 
 /// Finds the service by VIP, port and protocol, then the one on port 0.
 ///
@@ -15,7 +15,8 @@ use crate::verdict::{Verdict, drop};
 /// lengths are wrong, which is not judged before because it is the host's
 /// business for every other packet.
 #[inline(always)]
-pub fn find<F: Family, T: Tables>(
+pub fn find<F: Family, P: Packet, T: Tables>(
+    packet: &P,
     info: &PacketInfo<F>,
     tables: &T,
 ) -> Result<ServiceValue, Verdict> {
@@ -26,11 +27,6 @@ pub fn find<F: Family, T: Tables>(
         }
         None => return Err(Verdict::Pass),
     };
-    if info.truncated {
-        return drop(DropReason::Truncated);
-    }
-    if info.malformed {
-        return drop(DropReason::Malformed);
-    }
+    info.check_lengths(packet)?;
     Ok(service)
 }

@@ -137,10 +137,12 @@ impl Dataplane for Fake {
                 maps.dump.vips.remove(&vip);
             }
             Op::AddLocalMac(key) => {
-                maps.dump.local_macs.insert((key.interface, key.mac));
+                maps.dump.local_macs.insert((key.interface, key.mac.into()));
             }
             Op::RemoveLocalMac(key) => {
-                maps.dump.local_macs.remove(&(key.interface, key.mac));
+                maps.dump
+                    .local_macs
+                    .remove(&(key.interface, key.mac.into()));
             }
             Op::AddInterface(index) => {
                 maps.dump.interfaces.insert(index);

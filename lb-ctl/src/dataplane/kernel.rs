@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use aya::maps::{MapError, PerCpuValues};
-use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_common::flow;
@@ -105,7 +104,7 @@ impl Dataplane for Kernel {
         }
         for key in self.maps.local_macs.keys() {
             let key = key?;
-            dump.local_macs.insert((key.interface, key.mac));
+            dump.local_macs.insert((key.interface, key.mac.into()));
         }
         for key in self.maps.interfaces.keys() {
             dump.interfaces.insert(key?);
@@ -198,47 +197,17 @@ impl FlowTable for KernelFlows {
     fn scan(&self, visit: &mut dyn FnMut(RecordedFlow)) -> anyhow::Result<(u64, u64)> {
         let v4 = for_each(&self.flows.v4, self.size, |key, value| {
             visit(RecordedFlow {
-                key: ServiceKey::from(ServiceKeyV4 {
-                    vip: key.vip,
-                    port: key.port,
-                    protocol: key.protocol,
-                    padding: 0,
-                }),
+                key: key.service().into(),
                 value,
             });
         })?;
         let v6 = for_each(&self.flows.v6, self.size, |key, value| {
             visit(RecordedFlow {
-                key: ServiceKey::from(ServiceKeyV6 {
-                    vip: key.vip,
-                    port: key.port,
-                    protocol: key.protocol,
-                    padding: 0,
-                }),
+                key: key.service().into(),
                 value,
             });
         })?;
         Ok((v4, v6))
-    }
-}
-
-impl From<ServiceKeyV4> for ServiceKey {
-    fn from(key: ServiceKeyV4) -> Self {
-        Self {
-            vip: Address::from_v4_word(key.vip).into(),
-            port: u16::from_be(key.port),
-            protocol: key.protocol,
-        }
-    }
-}
-
-impl From<ServiceKeyV6> for ServiceKey {
-    fn from(key: ServiceKeyV6) -> Self {
-        Self {
-            vip: key.vip.into(),
-            port: u16::from_be(key.port),
-            protocol: key.protocol,
-        }
     }
 }
 

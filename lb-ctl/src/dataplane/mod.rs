@@ -12,11 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_common::flow::FlowValue;
 use lb_common::ring::{RingBlock, Slot};
-use lb_common::service::{LocalMacKey, ServiceValue};
+use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
 use lb_common::settings::Settings;
 
 pub use kernel::Kernel;
@@ -31,6 +32,26 @@ pub struct ServiceKey {
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
+}
+
+impl From<ServiceKeyV4> for ServiceKey {
+    fn from(key: ServiceKeyV4) -> Self {
+        Self {
+            vip: Address::from_v4_word(key.vip()).into(),
+            port: key.port(),
+            protocol: key.protocol(),
+        }
+    }
+}
+
+impl From<ServiceKeyV6> for ServiceKey {
+    fn from(key: ServiceKeyV6) -> Self {
+        Self {
+            vip: key.vip().into(),
+            port: key.port(),
+            protocol: key.protocol(),
+        }
+    }
 }
 
 /// One write to the maps.

@@ -310,11 +310,7 @@ impl Ops {
 
 /// Everything but services and backends.
 fn plan_surroundings(state: &mut State, desired: &Desired, ops: &mut Ops) {
-    let mac_key = |&(interface, mac): &(u32, [u8; 6])| LocalMacKey {
-        interface,
-        mac,
-        padding: 0,
-    };
+    let mac_key = |&(interface, mac): &(u32, [u8; 6])| LocalMacKey::new(interface, mac.into());
     for added in desired.local_macs.difference(&state.local_macs) {
         ops.before.push(Op::AddLocalMac(mac_key(added)));
     }
@@ -560,8 +556,7 @@ fn entry(before: &Backend, service: u32, backend: &DesiredBackend) -> Backend {
         Condition::Up(next_hop) => {
             entry.state = state::ALIVE;
             entry.interface = next_hop.interface;
-            entry.next_hop_mac = next_hop.mac;
-            entry.source_mac = next_hop.source_mac;
+            entry.set_macs(next_hop.mac, next_hop.source_mac);
             entry.mtu = next_hop.mtu;
         }
         Condition::Unresolved if before.state == state::ALIVE => {}

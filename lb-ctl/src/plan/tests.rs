@@ -147,7 +147,7 @@ fn a_backend_that_dies_raises_its_generation_and_one_that_is_slow_does_not() {
         (back.state, back.generation),
         (state::ALIVE, dead.generation)
     );
-    assert_eq!(back.next_hop_mac, next_hop(9).mac);
+    assert_eq!(back.next_hop_mac(), next_hop(9).mac.into());
 }
 
 #[test]

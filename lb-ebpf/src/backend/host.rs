@@ -36,8 +36,8 @@ impl Tables for BackendTables {
 
     fn is_director(&self, address: &Address) -> bool {
         let bits = |address: &Address| {
-            let words = address.words.map(u32::from_be);
-            words.iter().fold(0_u128, |b, w| b << 32 | u128::from(*w))
+            let words = address.words.map(u64::from_be);
+            words.iter().fold(0_u128, |b, w| b << 64 | u128::from(*w))
         };
         self.directors.iter().any(|(prefix, length)| {
             (bits(prefix) ^ bits(address)).leading_zeros().min(128) >= *length

@@ -3,6 +3,8 @@
 use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
 
+use zerocopy::byteorder::native_endian::U32;
+
 use crate::packet::Packet;
 use crate::verdict::{Verdict, drop};
 
@@ -12,8 +14,8 @@ use crate::verdict::{Verdict, drop};
 /// A drop if the packet has no room for them.
 #[inline(always)]
 pub fn rewrite<P: Packet>(packet: &mut P, backend: &Backend) -> Result<(), Verdict> {
-    let macs = [backend.next_hop_mac, backend.source_mac];
-    match packet.write(0, macs) {
+    let [a, b, c] = backend.macs;
+    match packet.write(0, [U32::new(a), U32::new(b), U32::new(c)]) {
         Some(()) => Ok(()),
         None => drop(DropReason::Truncated),
     }

@@ -6,6 +6,7 @@ pub mod tun;
 
 use lb_common::backend::{Backend, mode};
 use lb_common::counters::DropReason;
+use lb_common::service::LocalMacKey;
 
 use crate::family::Family;
 use crate::packet::Packet;
@@ -27,7 +28,7 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
     tables: &T,
 ) -> Result<Verdict, Verdict> {
     let backend = chosen.backend;
-    if !is_for_us(info, backend, tables) {
+    if !is_for_us(packet.interface(), info, backend, tables) {
         return Err(Verdict::Pass);
     }
     match backend.mode {
@@ -39,7 +40,7 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
         }
         _ => return drop(DropReason::UnsupportedMode),
     }
-    if backend.interface == info.interface {
+    if backend.interface == packet.interface() {
         Ok(Verdict::Transmit)
     } else {
         Ok(Verdict::Redirect(backend.interface))
@@ -49,10 +50,14 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
 /// The source MAC of what leaves by the same interface is ours: a comparison
 /// with the backend entry, at hand already, spares a look-up.
 #[inline(always)]
-fn is_for_us<F: Family, T: Tables>(info: &PacketInfo<F>, backend: &Backend, tables: &T) -> bool {
-    let leaves_where_it_came = backend.interface == info.interface;
-    if leaves_where_it_came && backend.source_mac == info.destination_mac {
+fn is_for_us<F: Family, T: Tables>(
+    interface: u32,
+    info: &PacketInfo<F>,
+    backend: &Backend,
+    tables: &T,
+) -> bool {
+    if backend.interface == interface && backend.source_mac() == info.destination_mac {
         return true;
     }
-    tables.is_local_mac(&info.local_mac_key())
+    tables.is_local_mac(&LocalMacKey::new(interface, info.destination_mac))
 }

@@ -14,7 +14,9 @@ use crate::checksum::Sum;
 use crate::family::{Family, V4, V6};
 use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{ETHERNET_LENGTH, EthernetHeader, Ipv4Header, Ipv6Header, PacketInfo};
+use crate::parse::{
+    ETHERNET_LENGTH, EthernetHeader, Ipv4Header, Ipv6Header, PacketInfo, header_words,
+};
 use crate::tables::Tables;
 use crate::verdict::{Verdict, drop};
 
@@ -139,8 +141,8 @@ pub fn answer_v6<P: Packet>(packet: &mut P, info: &PacketInfo<V6>, mtu: u16) -> 
         payload_length: network_endian::U16::new(length),
         next_header: icmp::PROTOCOL_V6,
         hop_limit: TTL,
-        source: info.vip.words.map(native_endian::U32::new),
-        destination: info.client.words.map(native_endian::U32::new),
+        source: header_words(&info.vip),
+        destination: header_words(&info.client),
     };
     let icmp = IcmpHeader {
         kind: TOO_BIG,
@@ -159,15 +161,10 @@ fn make_room<P: Packet>(packet: &mut P, headers: usize) -> Option<EthernetHeader
     let excess = packet.len().checked_sub(ETHERNET_LENGTH + QUOTED)?;
     packet.adjust_tail(-(excess as i32))?;
     packet.adjust_head(-((headers - ETHERNET_LENGTH) as i32))?;
-    Some(EthernetHeader {
-        destination: received.source,
-        source: received.destination,
-        ethertype: received.ethertype,
-    })
+    Some(received.turned_round())
 }
 
 #[inline(always)]
 const fn add_address(sum: Sum, address: &Address) -> Sum {
-    let w = &address.words;
-    sum.add_u32(w[0]).add_u32(w[1]).add_u32(w[2]).add_u32(w[3])
+    sum.add_u64(address.words[0]).add_u64(address.words[1])
 }

@@ -14,7 +14,8 @@ use crate::checksum::Sum;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LENGTH, Ipv4Header, Ipv6Header,
+    PacketInfo, header_words,
 };
 use crate::schedule::Chosen;
 use crate::tables::Tables;
@@ -88,7 +89,7 @@ fn in_ipv4<F: Family, P: Packet>(
     let total_length = network_endian::U16::new(info.ip_length + OVERHEAD_V4);
     let source = spread(&backend.source, backend.source_spread, chosen.hash).v4_word();
     let destination = backend.address.v4_word();
-    let ethernet = ethernet(chosen, ETHERTYPE_IPV4);
+    let ethernet = EthernetHeader::new(&backend.macs, ETHERTYPE_IPV4);
     let first = u16::from_ne_bytes([0x45, info.traffic_class]);
     let ttl_protocol = u16::from_ne_bytes([TTL, F::ENCAPSULATED]);
     let checksum = Sum::new()
@@ -124,7 +125,7 @@ fn in_ipv6<F: Family, P: Packet>(
     const FLOW_LABEL: u32 = 0xf_ffff;
     let backend = chosen.backend;
     let source = spread(&backend.source, backend.source_spread, chosen.hash);
-    let ethernet = ethernet(chosen, ETHERTYPE_IPV6);
+    let ethernet = EthernetHeader::new(&backend.macs, ETHERTYPE_IPV6);
     // A label for each flow, RFC 6438: routers and NICs spread by it.
     let version_class_label =
         6 << 28 | u32::from(info.traffic_class) << 20 | chosen.hash & FLOW_LABEL;
@@ -134,39 +135,17 @@ fn in_ipv6<F: Family, P: Packet>(
         payload_length: network_endian::U16::new(info.ip_length),
         next_header: F::ENCAPSULATED,
         hop_limit: TTL,
-        source: words(&source),
-        destination: words(&backend.address),
+        source: header_words(&source),
+        destination: header_words(&backend.address),
     };
     packet.write(0, OuterV6 { ethernet, ip })
-}
-
-#[inline(always)]
-fn ethernet(chosen: &Chosen<'_>, ethertype: u16) -> EthernetHeader {
-    EthernetHeader {
-        destination: chosen.backend.next_hop_mac,
-        source: chosen.backend.source_mac,
-        ethertype: native_endian::U16::new(ethertype),
-    }
 }
 
 /// The outer source of a flow: the lowest `bits` bits of `base` from its hash.
 #[inline(always)]
 fn spread(base: &Address, bits: u8, hash: u32) -> Address {
     let mask = (1_u32 << (bits & 31)) - 1;
-    let mut address = *base;
-    address.words[3] |= (hash & mask).to_be();
-    address
-}
-
-#[inline(always)]
-fn words(address: &Address) -> [native_endian::U32; 4] {
-    let w = &address.words;
-    [
-        native_endian::U32::new(w[0]),
-        native_endian::U32::new(w[1]),
-        native_endian::U32::new(w[2]),
-        native_endian::U32::new(w[3]),
-    ]
+    base.or_low_bits(hash & mask)
 }
 
 #[cfg(test)]

@@ -222,7 +222,8 @@ impl World {
         match op {
             Op::PutBackend(id, entry) => {
                 tables.backends[*id as usize] = *entry;
-                self.numbers.insert(*id, entry.next_hop_mac[5]);
+                let mac: [u8; 6] = entry.next_hop_mac().into();
+                self.numbers.insert(*id, mac[5]);
             }
             Op::WriteRing(first, blocks) => {
                 let first = *first as usize;
@@ -316,12 +317,12 @@ impl World {
         let v4 = self.tables.flows_v4.borrow();
         let v6 = self.tables.flows_v6.borrow();
         let flows_v4 = v4.iter().map(|(key, value)| {
-            let vip = lb_common::Address::from_v4_word(key.vip);
+            let vip = lb_common::Address::from_v4_word(key.service().vip());
             (IpAddr::from(vip), *value)
         });
         let flows_v6 = v6
             .iter()
-            .map(|(key, value)| (IpAddr::from(key.vip), *value));
+            .map(|(key, value)| (IpAddr::from(key.service().vip()), *value));
         Outcome {
             verdict,
             bytes: packet.bytes().to_vec(),

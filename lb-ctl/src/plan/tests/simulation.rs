@@ -301,11 +301,7 @@ impl World {
 
 fn recorded(key: &FlowKeyV4, value: lb_common::flow::FlowValue) -> RecordedFlow {
     RecordedFlow {
-        key: ServiceKey {
-            vip: lb_common::Address::from_v4_word(key.vip).into(),
-            port: u16::from_be(key.port),
-            protocol: key.protocol,
-        },
+        key: key.service().into(),
         value,
     }
 }
