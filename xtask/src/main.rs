@@ -1,5 +1,6 @@
 //! The project's tasks. `cargo xtask help` lists them.
 
+mod bench;
 mod build_ebpf;
 mod console;
 mod demo;
@@ -37,6 +38,8 @@ enum Task {
         #[command(subcommand)]
         command: lab::Command,
     },
+    /// Measure the packet path's time per packet (as root)
+    Bench(bench::Args),
     /// Run everything from set-up to the last suite (as root)
     Test(test::Args),
     /// Run the suites on this kernel and, in virtual machines, on Debian's 6.1
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo(args) => demo::run(&args),
         Task::Lab { command } => lab::run(&command),
+        Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Kernels(args) => kernels::run(&args),
     };
