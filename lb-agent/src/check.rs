@@ -193,12 +193,15 @@ fn drifted(facts: &Facts, state: &State, want: &Want, findings: &mut Vec<Finding
     }
     for record in &state.sysctls {
         let setting = record.key.setting;
+        // Judged by what it comes to, with its own command.
+        if setting == Setting::RpFilter {
+            continue;
+        }
         let Some(now) = facts.sysctls.get(&record.key).copied() else {
             continue;
         };
         let fix = record.key.command(record.set);
-        if !plan::is_good(facts, setting, now) && !findings.iter().any(|finding| finding.fix == fix)
-        {
+        if !setting.protects(now) && !findings.iter().any(|finding| finding.fix == fix) {
             findings.push(Finding {
                 kind: Kind::Drift,
                 problem: format!(

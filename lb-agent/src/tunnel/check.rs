@@ -40,16 +40,10 @@ pub fn obstacles(facts: &Facts, want: &Want) -> Vec<Finding> {
         });
     }
     for name in &want.interfaces {
-        let Some(xdp) = facts.link(name).and_then(|link| link.xdp) else {
-            continue;
-        };
-        if !programs.attached.contains(&(Hook::Arriving, name.clone())) {
+        if let Some(program) = programs.foreign.get(name) {
             findings.push(Finding {
                 kind: Kind::Program,
-                problem: format!(
-                    "{name} has an XDP program (id {}) that is not lb-agent's",
-                    xdp.program
-                ),
+                problem: format!("{name} has an XDP program (id {program}) that is not lb-agent's"),
                 fix: format!("ip link set dev {name} xdp off"),
             });
         }
@@ -379,11 +373,9 @@ mod tests {
     #[test]
     fn obstacles_are_named() {
         let (mut facts, want) = world(Decapsulate::Kernel);
-        facts.programs.as_mut().unwrap().has_bpffs = false;
-        facts.links[1].xdp = Some(crate::facts::Xdp {
-            program: 7,
-            generic: false,
-        });
+        let programs = facts.programs.as_mut().unwrap();
+        programs.has_bpffs = false;
+        programs.foreign.insert("eth0".to_owned(), 7);
         let fixes: Vec<String> = obstacles(&facts, &want)
             .into_iter()
             .map(|f| f.fix)

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -16,7 +17,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::links::{FdLink, Link as _, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use aya::programs::{
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs, tc,
+};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::tunnel::{Counter, DropReason, TunnelSettings, role};
@@ -68,6 +71,9 @@ pub struct Programs {
     pub contents: Option<Contents>,
     /// Where programs are attached and at work, by interface name.
     pub attached: BTreeSet<(Hook, String)>,
+    /// XDP programs on interfaces that are not lb-agent's, by name of the
+    /// interface. One of ours that nothing pins is about to go.
+    pub foreign: BTreeMap<String, u32>,
     /// Whether anything of ours is pinned.
     pub is_pinned: bool,
     /// By [`Counter::name`].
@@ -117,6 +123,11 @@ impl Pins {
             let id = self.linked_program(Hook::Arriving, link.index);
             if id.is_some() && id == link.xdp.map(|xdp| xdp.program) {
                 found.attached.insert((Hook::Arriving, link.name.clone()));
+            }
+            if let Some(xdp) = link.xdp.filter(|xdp| Some(xdp.program) != id)
+                && !is_named(xdp.program, Hook::Arriving.program())
+            {
+                found.foreign.insert(link.name.clone(), xdp.program);
             }
             let leaves = if has_tcx() {
                 self.linked_program(Hook::Leaving, link.index)
@@ -335,6 +346,11 @@ fn is_on_bpffs(directory: &Path) -> bool {
     stat.is_ok_and(|stat| stat.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
+fn is_named(program: u32, name: &str) -> bool {
+    let mut programs = loaded_programs().filter_map(Result::ok);
+    programs.any(|p| p.id() == program && p.name() == name.as_bytes())
+}
+
 fn has_tcx_program(interface: &str, id: u32) -> bool {
     SchedClassifier::query_tcx(interface, TcAttachType::Egress)
         .is_ok_and(|(_, programs)| programs.iter().any(|program| program.id() == id))
@@ -431,7 +447,14 @@ fn adopt(object: &mut Ebpf, hook: Hook, pin: &Path) -> anyhow::Result<()> {
 fn attach_xdp(object: &mut Ebpf, link: &Link, pin: &Path) -> anyhow::Result<Option<String>> {
     let program = object.program_mut(Hook::Arriving.program());
     let program = <&mut Xdp>::try_from(program.ok_or_else(|| anyhow!("no program"))?)?;
-    let (id, note) = match program.attach_to_if_index(link.index, XdpMode::Driver) {
+    let mut attempt = program.attach_to_if_index(link.index, XdpMode::Driver);
+    // A link whose pin was removed goes only after a moment.
+    let patience = Instant::now() + Duration::from_secs(2);
+    while attempt.as_ref().is_err_and(is_busy) && Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+        attempt = program.attach_to_if_index(link.index, XdpMode::Driver);
+    }
+    let (id, note) = match attempt {
         Ok(id) => (id, None),
         Err(error) if is_busy(&error) => {
             return Err(anyhow!(error).context("another XDP program is in the way"));
