@@ -174,7 +174,7 @@ pub fn how_to_look_around(site: &Site, families: &[Family]) -> String {
 {requests}  who has the VIP   cargo xtask lab exec {seeker} -- ip neighbour
   the director      cargo xtask lab exec director -- lb-ctl status
   its API           curl --unix-socket {socket} http://localhost/v1/services
-  a backend's ARP   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0 --state {agent}
+  check a backend   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0 --state {agent}
   watch the wire    cargo xtask lab exec b1 -- tcpdump -eni eth0
   a shell           cargo xtask lab exec client
   logs              ls {dir}/*.log
