@@ -4,7 +4,7 @@
 //! the program; those given here are for the smallest one.
 
 use aya_ebpf::bindings::BPF_ANY;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use lb_common::Address;
@@ -116,8 +116,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn now(&self) -> u32 {
+        // The coarse clock is read from memory, and a tick is fine enough.
         // SAFETY: the helper has no preconditions.
-        flow::seconds(unsafe { bpf_ktime_get_ns() })
+        flow::seconds(unsafe { bpf_ktime_get_coarse_ns() })
     }
 
     #[inline(always)]

@@ -1,7 +1,9 @@
 //! Stage 1: from Ethernet to layer 4, into one [`PacketInfo`].
 
+use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
 use lb_common::protocol::{TCP, UDP};
+use lb_common::service::LocalMacKey;
 use lb_common::{Address, Mac};
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -48,6 +50,19 @@ impl<F: Family> PacketInfo<F> {
     #[inline(always)]
     pub const fn ports(&self) -> u32 {
         self.client_port as u32 | (self.port as u32) << 16
+    }
+
+    /// Whether the frame was sent to the director. XDP also sees others'.
+    ///
+    /// The source MAC of what leaves by the interface that the packet came in
+    /// by is our own there: a comparison with any such backend entry, at hand
+    /// already, spares a look-up.
+    #[inline(always)]
+    pub fn is_for_us<T: Tables>(&self, interface: u32, backend: &Backend, tables: &T) -> bool {
+        if backend.interface == interface && backend.source_mac() == self.destination_mac {
+            return true;
+        }
+        tables.is_local_mac(&LocalMacKey::new(interface, self.destination_mac))
     }
 
     /// Whether the headers lie inside the packet, and the packet inside the

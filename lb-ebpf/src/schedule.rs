@@ -5,7 +5,7 @@ use lb_common::counters::DropReason;
 use lb_common::flow::{FlowValue, is_idle};
 use lb_common::protocol;
 use lb_common::ring::{SLOTS_PER_BLOCK, Slot, blocks, slot_index};
-use lb_common::service::{LocalMacKey, ServiceValue};
+use lb_common::service::ServiceValue;
 
 use crate::family::Family;
 use crate::flow::{Remembered, decide};
@@ -92,7 +92,10 @@ fn remembered<F: Family, P: Packet, T: Tables>(
     hash: u32,
 ) -> Result<(u32, bool), Verdict> {
     // Before anything is recorded: another director's packet is no flow of ours.
-    if !tables.is_local_mac(&LocalMacKey::new(packet.interface(), info.destination_mac)) {
+    let Some(new) = tables.backend(slot.backend()) else {
+        return drop(DropReason::RingCorrupt);
+    };
+    if !info.is_for_us(packet.interface(), new, tables) {
         return Err(Verdict::Pass);
     }
     let now = tables.now();

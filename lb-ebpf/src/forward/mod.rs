@@ -4,9 +4,8 @@ pub mod dr;
 pub mod too_big;
 pub mod tun;
 
-use lb_common::backend::{Backend, mode};
+use lb_common::backend::mode;
 use lb_common::counters::DropReason;
-use lb_common::service::LocalMacKey;
 
 use crate::family::Family;
 use crate::packet::Packet;
@@ -28,7 +27,7 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
     tables: &T,
 ) -> Result<Verdict, Verdict> {
     let backend = chosen.backend;
-    if !is_for_us(packet.interface(), info, backend, tables) {
+    if !info.is_for_us(packet.interface(), backend, tables) {
         return Err(Verdict::Pass);
     }
     match backend.mode {
@@ -45,19 +44,4 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
     } else {
         Ok(Verdict::Redirect(backend.interface))
     }
-}
-
-/// The source MAC of what leaves by the same interface is ours: a comparison
-/// with the backend entry, at hand already, spares a look-up.
-#[inline(always)]
-fn is_for_us<F: Family, T: Tables>(
-    interface: u32,
-    info: &PacketInfo<F>,
-    backend: &Backend,
-    tables: &T,
-) -> bool {
-    if backend.interface == interface && backend.source_mac() == info.destination_mac {
-        return true;
-    }
-    tables.is_local_mac(&LocalMacKey::new(interface, info.destination_mac))
 }
