@@ -116,12 +116,12 @@ pub const fn hash_v4(key: u64, client: u32, vip: u32, ports: u32) -> u32 {
 /// Hash of an IPv6 flow. Arguments as they stand in the packet.
 #[inline(always)]
 pub const fn hash_v6(key: u64, client: &Address, vip: &Address, ports: u32) -> u32 {
-    let mut h = (client.words[0] ^ key).wrapping_mul(MULTIPLIERS[2]);
-    h ^= h >> 29;
-    h = (h ^ client.words[1]).wrapping_mul(MULTIPLIERS[1]);
-    h ^= h >> 32;
-    // The VIP is not the client's to choose: one round for all of it.
-    h ^= vip.words[0] ^ vip.words[1].rotate_left(32);
+    // Two products that do not wait for each other; the rounds of `hash` mix.
+    let high = (client.words[0] ^ key).wrapping_mul(MULTIPLIERS[2]);
+    let low = (client.words[1] ^ key.rotate_left(17)).wrapping_mul(MULTIPLIERS[1]);
+    // The VIP is not the client's to choose: it need not be multiplied.
+    let vip = vip.words[0] ^ vip.words[1].rotate_left(32);
+    let h = high ^ low.rotate_left(29) ^ vip;
     hash(key, h, ports)
 }
 

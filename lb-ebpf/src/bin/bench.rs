@@ -158,8 +158,8 @@ struct HeadersV6 {
     length: u16,
     next_header: u8,
     hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    source: [u64; 2],
+    destination: [u64; 2],
     ports: u32,
     sequence: [u8; 8],
     offset_flags: [u8; 4],
@@ -204,7 +204,10 @@ fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
 fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32) -> Option<()> {
     let headers = at::<HeadersV6>(context)?;
     let protocol = PROTOCOL.load() as u8;
-    let prefix = 0x2001_0db8_u32.to_be();
+    // In words as large as a program may read them: a load that needs several
+    // stores waits for them, which packets from a NIC do not make it do.
+    let source = [0x2001_0db8_0018_0000_u64.to_be(), u64::from(client).to_be()];
+    let destination = [0x2001_0db8_0019_0000_u64.to_be(), u64::from(vip).to_be()];
     // SAFETY: `at` has checked the bounds.
     unsafe {
         (*headers).macs = MACS;
@@ -213,8 +216,8 @@ fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
         (*headers).length = (frame as u16 - 54).to_be();
         (*headers).next_header = protocol;
         (*headers).hop_limit = 64;
-        (*headers).source = [prefix, 0x0018_0000_u32.to_be(), 0, client.to_be()];
-        (*headers).destination = [prefix, 0x0019_0000_u32.to_be(), 0, vip.to_be()];
+        (*headers).source = source;
+        (*headers).destination = destination;
         (*headers).ports = ports;
         if protocol == TCP {
             (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
@@ -289,8 +292,8 @@ fn encapsulate(context: &XdpContext) -> Option<()> {
             (*outer).length = (u16::from_be(length) + 40).to_be();
             (*outer).next_header = 41;
             (*outer).hop_limit = 64;
-            (*outer).source = [0x2001_0db8_u32.to_be(), 0, 0, salt];
-            (*outer).destination = [0x2001_0db8_u32.to_be(), 0, 0, 1_u32.to_be()];
+            (*outer).source = [0x2001_0db8_u64.to_be() >> 32, u64::from(salt)];
+            (*outer).destination = [0x2001_0db8_u64.to_be() >> 32, 1_u64.to_be()];
         }
     }
     Some(())
