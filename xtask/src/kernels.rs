@@ -2,6 +2,7 @@
 //! on Debian's in virtual machines.
 
 mod baseline;
+mod exceptions;
 pub mod fetch;
 mod place;
 mod suites;
@@ -12,6 +13,7 @@ use anyhow::bail;
 use integration::vm::Kernel;
 
 use self::baseline::{Baseline, Figures};
+use self::exceptions::Exceptions;
 use self::place::Place;
 use self::suites::{Outcome, Suite};
 use crate::workspace::{call, cargo};
@@ -58,13 +60,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     root::become_root("a suite in network namespaces")?;
     let suites = chosen_suites(args)?;
+    let exceptions = Exceptions::read()?;
     let mut rows = Vec::new();
     for place in chosen_places(args)? {
         let release = place.release()?;
         let mut outcomes = Vec::new();
         for suite in &suites {
             eprintln!("==> {} on {place} ({release})", suite.name);
-            let outcome = suite.run(place)?;
+            let outcome = suite.run(place, &exceptions)?;
             outcome.report();
             outcomes.push(outcome);
         }
