@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use crate::facts::Facts;
 use crate::prefix::Prefix;
 use crate::state::Want;
+use crate::tunnel::device::Device;
 use crate::tunnel::{Decapsulate, Mss, Tunnel};
 use crate::vip::LOOPBACK;
 
@@ -40,7 +41,10 @@ impl Contents {
         let (mss_v4, mss_v6) = limits(facts, want, tunnel);
         let vips: BTreeSet<IpAddr> = want.vips.iter().map(|vip| vip.address()).collect();
         let locals = facts.addresses.iter();
-        let locals = locals.filter(|held| held.interface != LOOPBACK);
+        // The kernel gives its tunnel devices addresses of their own making.
+        let inside = Device::EACH.map(Device::name);
+        let outside = |name: &str| name != LOOPBACK && !inside.contains(&name);
+        let locals = locals.filter(|held| outside(&held.interface));
         let locals = locals.map(|held| held.address);
         Self {
             build: super::programs::build(),
@@ -113,6 +117,7 @@ mod tests {
         hold(&mut facts, "198.51.100.21", 24, "eth0");
         hold(&mut facts, "fe80::1", 64, "eth0");
         hold(&mut facts, "2001:db8::21", 64, "eth1");
+        hold(&mut facts, "::198.51.100.21", 96, "lbtun64");
         let mut want = Want {
             vips: vips(&["203.0.113.10"]),
             interfaces: vec!["eth0".to_owned()],
