@@ -20,16 +20,20 @@ pub struct Remembered {
 /// | slot | TCP SYN | recorded | neither |
 /// |---|---|---|---|
 /// | moving | new backend, record | as recorded | old backend, record |
-/// | pinned | as recorded, else the slot's | as recorded | the slot's |
+/// | pinned | the slot's, record if it was recorded elsewhere | as recorded | the slot's |
+///
+/// A SYN begins a flow, also where one is recorded: clients use their ports
+/// again, and a backend that drains must not get what begins on them.
 ///
 /// A packet that is no SYN and not recorded belongs to a flow from before the
 /// change, or is of UDP and might: so it goes where it would have gone then.
 #[inline(always)]
 pub fn decide(slot: Slot, syn: bool, recorded: Option<u32>, old: Option<u32>) -> Remembered {
-    if slot.is_moving() && syn {
+    if syn {
+        let is_elsewhere = recorded.is_some_and(|backend| backend != slot.backend());
         return Remembered {
             backend: slot.backend(),
-            record: true,
+            record: slot.is_moving() || is_elsewhere,
         };
     }
     if let Some(backend) = recorded {
@@ -76,10 +80,8 @@ mod tests {
     fn pinned() {
         let slot = Slot::pinned(NEW);
         assert_eq!(decide(slot, true, None, None), to(NEW, false));
-        assert_eq!(
-            decide(slot, true, Some(RECORDED), None),
-            to(RECORDED, false)
-        );
+        assert_eq!(decide(slot, true, Some(RECORDED), None), to(NEW, true));
+        assert_eq!(decide(slot, true, Some(NEW), None), to(NEW, false));
         assert_eq!(
             decide(slot, false, Some(RECORDED), None),
             to(RECORDED, false)
