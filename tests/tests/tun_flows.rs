@@ -4,7 +4,9 @@
 //! Needs root, and `lb-ctl` and `lb-agent` built: `cargo xtask build-ebpf &&
 //! cargo build -p lb-ctl -p lb-agent`.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -13,6 +15,7 @@ use integration::capture::{Capture, ENCAPSULATED};
 use integration::talk::{Pace, Protocol, Talkers};
 use integration::topology::{Family, Router, Scene, Site};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::json;
 
 /// More patient than a slow machine is slow: what is lost is lost.
@@ -195,4 +198,56 @@ fn udp_flows_survive_v6_in_v4() -> anyhow::Result<()> {
 #[test]
 fn udp_flows_survive_v4_in_v6() -> anyhow::Result<()> {
     flows_survive("live46", Protocol::Udp, Family::V4, Family::V6)
+}
+
+/// A client uses a port again of which the director still has a record: that
+/// is a new flow, and a drained backend does not get it.
+#[test]
+fn a_port_used_again_is_a_new_flow() -> anyhow::Result<()> {
+    let mut site = Site::tun("again", 2)?;
+    site.start_director(&[])?;
+    for i in 0..2 {
+        site.agent_apply(i)?;
+    }
+    let mut service = site.service("web", Family::V4, &[0, 1]);
+    let fields = service.as_object_mut().context("an object")?;
+    fields.remove("health_check");
+    site.put_service(&service)?;
+    let set_weight = |i: usize, weight: u32| {
+        let path = site.backend_path("web", Family::V4, i);
+        site.api().patch(&path, &json!({"weight": weight}))?.ok()
+    };
+    // Flows of slots that are b2's are recorded on b1.
+    set_weight(1, 0)?;
+    let first = ask_from_ports(&site)?;
+    ensure!(first.iter().all(|name| name == "b1"), "{first:?}");
+    // The slots are pinned to b2 again; b1 drains.
+    set_weight(1, 1)?;
+    set_weight(0, 0)?;
+    let pinned = &site.service_status("web")?["ring"]["pinned"];
+    ensure!(pinned.as_u64() > Some(0), "no slot is pinned");
+    let again = ask_from_ports(&site)?;
+    ensure!(again.iter().all(|name| name == "b2"), "{again:?}");
+    Ok(())
+}
+
+/// Who answers requests from each of some ports of the client.
+fn ask_from_ports(site: &Site) -> anyhow::Result<Vec<String>> {
+    site.client
+        .in_namespace(|| (20_000..20_040).map(ask_from_port).collect())
+}
+
+fn ask_from_port(port: u16) -> anyhow::Result<String> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+    connect(socket.as_raw_fd(), &SockaddrIn::new(203, 0, 113, 10, 80))?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    // To the end: the server closes first, and the port is free at once.
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let name = answer.lines().last();
+    Ok(name.context("an empty answer")?.to_owned())
 }
