@@ -18,7 +18,7 @@ use nix::sys::statfs::statfs;
 use tracing::{info, warn};
 
 use super::kernel::Kernel;
-use super::{Capacity, maps};
+use super::{Capacity, drop_log, maps};
 
 /// The director's program, built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LB_DIRECTOR_OBJECT"));
@@ -152,6 +152,9 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
     require_sizes(&map_directory, &capacity)?;
 
     let mut object = load_object(options, &map_directory, &capacity)?;
+    if options.log_drops {
+        drop_log::follow(&mut object).map_err(|e| other("reading the program's log", &e))?;
+    }
     let (maps, flows) = maps::take(&mut object).map_err(|e| other("reading the BPF object", &e))?;
     let program: &mut Xdp = object
         .program_mut(PROGRAM)

@@ -3,6 +3,7 @@
 //! [`Dataplane`] is what the control loop needs of it; [`fake::Fake`] is one
 //! in memory.
 
+mod drop_log;
 pub mod fake;
 mod kernel;
 mod loader;
