@@ -55,7 +55,9 @@ pub struct Settings {
     /// backends' receive queues spread flows. The backends must accept packets
     /// from all of the prefix, and filters on the way must let them through.
     /// Of a larger prefix the lowest 16 bits vary. Without one the source is
-    /// the director's own address.
+    /// the director's own address; with one, routers' ICMP errors go to these
+    /// addresses, so unless they are routed to the director it does not learn
+    /// of path MTUs beyond its own route.
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tunnel_sources: Vec<IpNet>,
