@@ -16,7 +16,7 @@ use crate::state::{State, Store};
 use crate::tunnel::Tunnel;
 use crate::tunnel::device::Device;
 use crate::tunnel::plan::Step;
-use crate::tunnel::programs::{Pins, has_tcx};
+use crate::tunnel::programs::{Hook, Pins, has_tcx};
 
 /// A connection to the kernel of the network namespace that it was opened in.
 #[derive(Clone, Debug)]
@@ -170,6 +170,9 @@ impl Host {
                     return Ok(false);
                 };
                 pins.detach(*hook, &link)?;
+                if *hook == Hook::Leaving && !has_tcx() {
+                    netlink::remove_empty_clsact(&self.handle, link.index).await?;
+                }
             }
             Step::AddDevice(device, interface) => {
                 let parent = match interface {
@@ -182,6 +185,10 @@ impl Host {
                     let value = Setting::RpFilter.wanted();
                     key.write(value)
                         .with_context(|| format!("cannot set {key} to {value}"))?;
+                }
+                if let Some(held) = device.address() {
+                    let index = netlink::index(&self.handle, device.name()).await?;
+                    netlink::add(&self.handle, index.unwrap_or_default(), &held).await?;
                 }
                 netlink::set_up(&self.handle, device.name()).await?;
             }

@@ -14,7 +14,7 @@ use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
 };
-use netlink_packet_route::tc::TcAttribute;
+use netlink_packet_route::tc::{TcAttribute, TcHandle};
 use rtnetlink::{Handle, LinkIp6Tnl, LinkIpIp, LinkSit, LinkUnspec, RouteMessageBuilder};
 
 use crate::facts::{Facts, Link, Route, Xdp};
@@ -143,6 +143,28 @@ pub async fn has_filter(handle: &Handle, index: u32) -> anyhow::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Removes the place for filters from an interface if none is left there.
+pub async fn remove_empty_clsact(handle: &Handle, index: u32) -> anyhow::Result<()> {
+    let index = i32::try_from(index)?;
+    for is_egress in [false, true] {
+        let mut filters = handle.traffic_filter(index);
+        let request = if is_egress {
+            filters.get().egress()
+        } else {
+            filters.get().ingress()
+        };
+        let mut messages = Box::pin(request.execute());
+        if let Ok(Some(_)) = messages.try_next().await {
+            return Ok(());
+        }
+    }
+    let mut request = handle.qdisc().del(index);
+    request.message_mut().header.parent = TcHandle::CLSACT;
+    // That it is gone already, with the interface, is no error.
+    let _ = request.execute().await;
+    Ok(())
 }
 
 /// The way to a director. That there is none is no error.

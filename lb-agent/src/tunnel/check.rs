@@ -6,7 +6,7 @@ use crate::facts::{Facts, Link};
 use crate::state::Want;
 use crate::tunnel::contents::Contents;
 use crate::tunnel::device::{self, Device};
-use crate::tunnel::plan::{attachments, emerging, is_device};
+use crate::tunnel::plan::{attachments, emerging, has_ipv4, is_device};
 use crate::tunnel::programs::{Hook, no_bpffs};
 use crate::tunnel::{DEFAULT_BPFFS, Decapsulate, Mss, Tunnel};
 use crate::vip::LOOPBACK;
@@ -93,6 +93,14 @@ fn strict(facts: &Facts, want: &Want, tunnel: &Tunnel, findings: &mut Vec<Findin
     for name in emerging(want, tunnel) {
         let Some(own) = value(&name) else { continue };
         let now = effective(all, own);
+        if now != 0 && facts.link(&name).is_some() && !has_ipv4(facts, &name) {
+            let (problem, fix) = without_address(&name, now);
+            findings.push(Finding {
+                kind: Kind::Sysctl,
+                problem,
+                fix,
+            });
+        }
         if !Setting::RpFilter.protects(now) {
             findings.push(Finding {
                 kind: Kind::Sysctl,
@@ -104,6 +112,25 @@ fn strict(facts: &Facts, want: &Want, tunnel: &Tunnel, findings: &mut Vec<Findin
             });
         }
     }
+}
+
+/// Where there is no address, only 0 is loose enough.
+fn without_address(name: &str, now: i32) -> (String, String) {
+    let problem = format!(
+        "{name} has no IPv4 address, so the effective rp_filter of {now} drops all IPv4 packets \
+         of clients"
+    );
+    let device = Device::EACH
+        .into_iter()
+        .find(|device| device.name() == name);
+    let fix = match device.and_then(Device::address) {
+        Some(held) => format!("ip address add {held} scope host"),
+        None => format!(
+            "sysctl -w net.ipv4.conf.all.rp_filter=0 {}=0",
+            Key::new(name, Setting::RpFilter)
+        ),
+    };
+    (problem, fix)
 }
 
 fn programs(facts: &Facts, want: &Want, tunnel: &Tunnel, findings: &mut Vec<Finding>) {
@@ -337,10 +364,15 @@ mod tests {
         let key = Key::new("lbtun4", Setting::RpFilter);
         facts.sysctls.insert(key, 1);
         let told = lines(&facts, &want);
-        assert!(
-            told.contains(&"net.ipv4.conf.lbtun4.rp_filter: 1 -> 2".to_owned()),
-            "{told:?}"
-        );
+        for line in [
+            "127.0.0.4/32 dev lbtun4: absent -> present",
+            "net.ipv4.conf.lbtun4.rp_filter: 1 -> 2",
+        ] {
+            assert!(told.contains(&line.to_owned()), "{told:?}");
+        }
+        let findings = check(&facts, &want);
+        let fix = "ip address add 127.0.0.4/32 dev lbtun4 scope host";
+        assert!(findings.iter().any(|f| f.fix == fix), "{findings:?}");
         assert!(
             !told.iter().any(|line| line.starts_with("lbtun")),
             "{told:?}"

@@ -5,10 +5,12 @@
 //! beside tunnels of others, who keep what is addressed to them.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::state::Want;
 use crate::tunnel::Tunnel;
+use crate::vip::{Held, Scope};
 
 /// A kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +59,23 @@ impl Device {
         !matches!(self, Self::Sit)
     }
 
+    /// An address for it, if IPv4 packets come out of it: what comes from an
+    /// interface without any passes no reverse path filter, however loose.
+    /// This one is of the loopback network, so this host's already.
+    pub fn address(self) -> Option<Held> {
+        let last = match self {
+            Self::Ipip => 4,
+            Self::Ip6Tnl => 6,
+            Self::Sit => return None,
+        };
+        Some(Held {
+            address: Ipv4Addr::new(127, 0, 0, last).into(),
+            prefix: 32,
+            interface: self.name().to_owned(),
+            scope: Scope::HOST,
+        })
+    }
+
     /// The commands that make it. `sit` knows no `external`; bound to an
     /// interface it does not collide with the fallback device sit0.
     pub fn command(self, interface: &str) -> String {
@@ -65,7 +84,11 @@ impl Device {
             Self::Sit => format!("dev {interface}"),
             _ => "external".to_owned(),
         };
-        format!("ip link add {name} type {kind} {how} && ip link set dev {name} up")
+        let address = match self.address() {
+            Some(held) => format!(" && ip address add {held} scope host"),
+            None => String::new(),
+        };
+        format!("ip link add {name} type {kind} {how}{address} && ip link set dev {name} up")
     }
 
     /// Whether the running kernel has it, loaded or not.

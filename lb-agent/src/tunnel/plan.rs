@@ -138,6 +138,12 @@ pub fn is_device(facts: &Facts, device: Device) -> Option<bool> {
     (link.kind.as_deref() == Some(device.kind())).then_some(link.up)
 }
 
+/// Whether an interface has an IPv4 address.
+pub fn has_ipv4(facts: &Facts, name: &str) -> bool {
+    let mut addresses = facts.addresses.iter();
+    addresses.any(|held| held.interface == name && held.address.is_ipv4())
+}
+
 fn devices(
     facts: &Facts,
     want: &Want,
@@ -150,6 +156,12 @@ fn devices(
             let interface = want.interfaces.first().cloned();
             build.push(change(Step::AddDevice(device, interface)));
             continue;
+        }
+        if let Some(held) = device
+            .address()
+            .filter(|held| !has_ipv4(facts, &held.interface))
+        {
+            build.push(Change::Add(held));
         }
         // Devices are ours: nothing to restore, they go as a whole.
         let key = Key::new(device.name(), Setting::RpFilter);

@@ -190,6 +190,9 @@ impl Bench {
             }
             let xdp = self.host.link(name)?["xdp"].clone();
             lines.push(format!("{name} is there, xdp {xdp}"));
+            // Where there is no tcx, a qdisc holds the program.
+            let qdiscs = self.host.run("tc", ["qdisc", "show", "dev", name])?;
+            lines.push(format!("{name} clsact {}", qdiscs.contains("clsact")));
         }
         let names = links.iter().filter_map(|link| link["ifname"].as_str());
         for name in ["all", "default"].into_iter().chain(names) {

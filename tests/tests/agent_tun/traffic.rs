@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
+use anyhow::Context;
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
 use crate::bench::{Bench, SOON, backend, client, director, stranger, vip};
@@ -73,11 +74,16 @@ fn listen(bench: &Bench, version: u8) -> TcpListener {
 fn what_directors_encapsulate_reaches_the_servers() -> anyhow::Result<()> {
     let bench = Bench::new("at-reach")?;
     bench.apply(&["--decapsulate", "xdp"]);
+    directors_reach(&bench)
+}
+
+/// All pairings of IP versions, TCP and UDP.
+pub fn directors_reach(bench: &Bench) -> anyhow::Result<()> {
     for (i, (outer, inner)) in (0..).zip(PAIRINGS) {
         let port = 40_000 + i;
-        let listener = listen(&bench, inner);
+        let listener = listen(bench, inner);
         bench.send_inside(director(outer), &syn(port, inner))?;
-        let (frame, header) = syn_ack(&bench, port)?;
+        let (frame, header) = syn_ack(bench, port)?;
         // 1500 less the larger outer header, IP and TCP.
         let limit = if inner == 4 { 1420 } else { 1400 };
         assert_eq!(mss_of(&header), Some(limit), "{inner} in {outer}");
@@ -125,6 +131,11 @@ fn what_directors_encapsulate_reaches_the_servers() -> anyhow::Result<()> {
 fn strangers_are_dropped_and_counted() -> anyhow::Result<()> {
     let bench = Bench::new("at-stranger")?;
     bench.apply(&["--decapsulate", "xdp"]);
+    strangers_do_not(&bench)
+}
+
+/// All pairings of IP versions; nothing has arrived before.
+pub fn strangers_do_not(bench: &Bench) -> anyhow::Result<()> {
     let report = bench.json(&["check"], 0);
     assert!(
         report["notes"]
@@ -142,7 +153,11 @@ fn strangers_are_dropped_and_counted() -> anyhow::Result<()> {
         bench.send_inside(director(outer), &udp(client(inner), vip(inner), 20))?;
         server.set_read_timeout(Some(SOON))?;
         let mut text = [0; 100];
-        assert_eq!(server.recv_from(&mut text)?.0, 20, "{inner} in {outer}");
+        let received = server.recv_from(&mut text).with_context(|| {
+            let links = bench.ip("-s link show").unwrap_or_default();
+            format!("{inner} in {outer}: {}\n{links}", bench.check())
+        })?;
+        assert_eq!(received.0, 20, "{inner} in {outer}");
         count += 1;
         assert_eq!(bench.number("drops", "stranger"), count);
     }
