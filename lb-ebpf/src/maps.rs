@@ -57,7 +57,7 @@ static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
 /// How many ICMP errors this CPU may still send.
 #[map]
-static ICMP_BUDGET: PerCpuArray<IcmpBudget> = PerCpuArray::with_max_entries(1, 0);
+static ICMP_BUDGET: PerCpuArray<IcmpBudget> = PerCpuArray::pinned(1, 0);
 
 /// The IPv4 flow table.
 #[map]

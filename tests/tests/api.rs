@@ -126,7 +126,7 @@ fn bad_input_is_named_and_changes_nothing() -> anyhow::Result<()> {
             "unknown field",
         ),
         (
-            api.put(path, &other("mode", json!("tun")))?,
+            api.put(path, &other("mode", json!("nat")))?,
             422,
             Some("mode"),
             "not available",

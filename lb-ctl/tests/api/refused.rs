@@ -61,7 +61,7 @@ async fn a_service_that_cannot_be_is_refused() {
         ),
         (
             "/mode",
-            json!("tun"),
+            json!("nat"),
             "mode",
             "not available in this version",
         ),

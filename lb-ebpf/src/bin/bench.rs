@@ -62,7 +62,7 @@ pub fn generator(context: XdpContext) -> u32 {
         Some(()) => {
             // SAFETY: the map holds XDP programs; the call does not return if
             // there is one.
-            let _ = unsafe { UNDER_TEST.tail_call(&context, 0) };
+            unsafe { UNDER_TEST.tail_call(&context, 0) };
             XDP_ABORTED
         }
         None => XDP_ABORTED,

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use std::path::PathBuf;
+
 use aya::TestRun as _;
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use integration::{Host, Lab, Mac};
+use lb_common::ABI_VERSION;
 use lb_common::backend::{Backend, mode};
-use lb_common::counters::{BackendCounters, DropReason};
+use lb_common::counters::{BackendCounters, DropReason, IcmpBudget};
 use lb_common::limits;
 use lb_common::protocol::{TCP, UDP};
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
@@ -100,6 +104,7 @@ pub struct World {
     tables: HostTables,
     /// Number of the backend in each entry.
     numbers: BTreeMap<u32, u8>,
+    bpffs: PathBuf,
     /// Indices of the two interfaces.
     pub interfaces: [u32; 2],
 }
@@ -145,6 +150,7 @@ impl World {
             program,
             tables,
             numbers: BTreeMap::new(),
+            bpffs,
             interfaces,
         };
         world.fill();
@@ -255,6 +261,20 @@ impl World {
 
     fn now(&self) -> u32 {
         self.kernel.now()
+    }
+
+    /// Leaves no CPU an ICMP error to send in this second.
+    pub fn exhaust_icmp_budget(&self) {
+        let spent = IcmpBudget {
+            second: self.now(),
+            sent: IcmpBudget::PER_SECOND,
+        };
+        let pin = self.bpffs.join(format!("v{ABI_VERSION}/ICMP_BUDGET"));
+        let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
+        let mut budgets = PerCpuArray::<_, IcmpBudget>::try_from(map).unwrap();
+        let cpus = aya::util::nr_cpus().unwrap();
+        let values = PerCpuValues::try_from(vec![spent; cpus]).unwrap();
+        budgets.set(0, values, 0).unwrap();
     }
 
     /// Runs a frame through the program in the kernel, as received by the
