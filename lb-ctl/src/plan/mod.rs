@@ -10,7 +10,7 @@ mod ring;
 mod scan;
 mod space;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use lb_common::backend::{Backend, state};
@@ -263,6 +263,9 @@ pub fn plan(
     let mut ops = Ops::default();
     state.space.reclaim(now);
     plan_surroundings(state, desired, &mut ops);
+    // Before any entry is freed: while these writes are made, packets may still
+    // be sent by it, so it is for a later plan to give it away.
+    let mut index = Index::of(state);
     let gone: Vec<_> = state
         .services
         .keys()
@@ -272,7 +275,7 @@ pub fn plan(
     for key in gone {
         remove_service(state, &key, &mut ops, now);
     }
-    let mut index = Index::of(state);
+    free_orphans(state, &mut ops);
     for (key, service) in &desired.services {
         plan_service(state, &mut index, key, service, scan, &mut ops, now)?;
     }
@@ -353,7 +356,6 @@ fn plan_surroundings(state: &mut State, desired: &Desired, ops: &mut Ops) {
 }
 
 fn remove_service(state: &mut State, key: &ServiceKey, ops: &mut Ops, now: u32) {
-    let ids: Vec<u32> = state.entries(key).into_iter().map(|(id, _)| id).collect();
     let Some(service) = state.services.remove(key) else {
         return;
     };
@@ -362,7 +364,21 @@ fn remove_service(state: &mut State, key: &ServiceKey, ops: &mut Ops, now: u32) 
     state
         .space
         .release(value.ring_offset, service.ring.blocks(), now);
-    for id in ids {
+}
+
+/// Gives back the entries of services that are gone, be it only half of the
+/// way because `lb-ctl` was killed between two writes.
+fn free_orphans(state: &mut State, ops: &mut Ops) {
+    let services: HashSet<u32> = state.services.values().map(|s| s.value.id).collect();
+    let is_orphan =
+        |entry: &Backend| entry.state != state::FREE && !services.contains(&entry.service);
+    let orphans: Vec<u32> = state
+        .backends
+        .iter()
+        .filter(|(_, entry)| is_orphan(entry))
+        .map(|(&id, _)| id)
+        .collect();
+    for id in orphans {
         free_entry(state, id, ops);
     }
 }

@@ -101,6 +101,40 @@ fn what_is_not_desired_goes_whoever_made_it() {
 }
 
 #[test]
+fn a_service_takes_the_place_of_another_at_once() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let mut wanted = desired(vec![backend(1, 1), backend(2, 1)]);
+    apply(&mut fake, &mut state, &wanted);
+    let service = wanted.services.remove(&KEY).unwrap();
+    let moved = ServiceKey { port: 443, ..KEY };
+    wanted.services.insert(moved, service);
+    apply(&mut fake, &mut state, &wanted);
+    let dump = fake.dump().unwrap();
+    let (value, slots, _) = &dump.services[&moved];
+    for slot in slots {
+        let entry = &dump.backends[&slot.backend()];
+        assert_eq!((entry.state, entry.service), (state::ALIVE, value.id));
+    }
+    let mut restarted = new_state(&fake);
+    assert_eq!(apply(&mut fake, &mut restarted, &wanted), 0);
+}
+
+/// As a crash leaves them between the writes of one plan.
+#[test]
+fn entries_of_no_service_are_freed() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let wanted = desired(vec![backend(1, 1)]);
+    apply(&mut fake, &mut state, &wanted);
+    fake.apply(&Op::RemoveService(KEY)).unwrap();
+    let mut restarted = new_state(&fake);
+    apply(&mut fake, &mut restarted, &Desired::default());
+    let dump = fake.dump().unwrap();
+    assert!(dump.backends.values().all(|b| b.state == state::FREE));
+}
+
+#[test]
 fn the_ring_shares_by_weight_and_leaves_out_who_cannot_be_reached() {
     let mut fake = Fake::default();
     let mut state = new_state(&fake);
