@@ -8,12 +8,18 @@
     reason = "the attributes drop the doc comments of their functions"
 )]
 
+#[path = "../kernel_packet.rs"]
+mod kernel_packet;
+#[path = "../program.rs"]
+mod program;
+
 use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::bpf_l4_csum_replace;
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use kernel_packet::{XdpPacket, read, sum, write};
 use lb_common::Address;
 use lb_common::tunnel::{
     COUNTERS as COUNTER_COUNT, Counter, DROP_REASONS, DropReason, MAX_DIRECTORS, MAX_LOCALS,
@@ -106,87 +112,6 @@ fn add_one(count: Option<*mut u64>) {
     }
 }
 
-/// Address of `size` bytes at `offset`, if they lie inside the packet.
-#[inline(always)]
-fn at(start: usize, end: usize, offset: usize, size: usize) -> Option<usize> {
-    let address = start + offset;
-    (address + size <= end).then_some(address)
-}
-
-#[inline(always)]
-fn read<T: FromBytes>(start: usize, end: usize, offset: usize) -> Option<T> {
-    let address = at(start, end, offset, size_of::<T>())?;
-    // SAFETY: the bytes lie inside the packet, and any are a `T`.
-    Some(unsafe { (address as *const T).read_unaligned() })
-}
-
-#[inline(always)]
-fn sum<const N: usize>(start: usize, end: usize, offset: usize) -> Option<Sum> {
-    let address = at(start, end, offset, N)?;
-    let mut sum = Sum::new();
-    for i in 0..N / 8 {
-        // SAFETY: these 8 bytes are among the `N` that lie inside.
-        sum = sum.add_u64(unsafe { (address as *const u64).add(i).read_unaligned() });
-    }
-    Some(sum)
-}
-
-#[inline(always)]
-fn write<T: IntoBytes + Immutable>(
-    start: usize,
-    end: usize,
-    offset: usize,
-    value: T,
-) -> Option<()> {
-    let address = at(start, end, offset, size_of::<T>())?;
-    // SAFETY: the bytes lie inside the packet; `T` has no padding.
-    unsafe { (address as *mut T).write_unaligned(value) };
-    Some(())
-}
-
-struct XdpPacket<'a>(&'a XdpContext);
-
-impl Packet for XdpPacket<'_> {
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.0.data_end() - self.0.data()
-    }
-
-    #[inline(always)]
-    fn interface(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
-    }
-
-    #[inline(always)]
-    fn read<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        read(self.0.data(), self.0.data_end(), offset)
-    }
-
-    #[inline(always)]
-    fn sum<const N: usize>(&self, offset: usize) -> Option<Sum> {
-        sum::<N>(self.0.data(), self.0.data_end(), offset)
-    }
-
-    #[inline(always)]
-    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
-        write(self.0.data(), self.0.data_end(), offset, value)
-    }
-
-    #[inline(always)]
-    fn adjust_head(&mut self, delta: i32) -> Option<()> {
-        // SAFETY: the context is the one that the kernel passed in.
-        let failed = unsafe { bpf_xdp_adjust_head(self.0.ctx, delta) };
-        (failed == 0).then_some(())
-    }
-
-    #[inline(always)]
-    fn adjust_tail(&mut self, delta: i32) -> Option<()> {
-        // SAFETY: as above.
-        let failed = unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) };
-        (failed == 0).then_some(())
-    }
-}
-
 struct TcPacket<'a>(&'a TcContext);
 
 impl Packet for TcPacket<'_> {
@@ -236,16 +161,4 @@ impl Segment for TcPacket<'_> {
         let failed = unsafe { bpf_l4_csum_replace(self.0.skb.skb, offset as u32, from, to, size) };
         (failed == 0).then_some(())
     }
-}
-
-/// The kernel allows some helpers only to programs under a licence that is
-/// compatible with the GPL.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: the verifier rejects a program that could get here.
-    loop {}
 }

@@ -1,0 +1,95 @@
+//! Packets in the kernel's memory, as the stages see them.
+//!
+//! Every access compares with the end of the packet first: so the verifier
+//! demands it, and so it is safe.
+
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::programs::XdpContext;
+use lb_ebpf::checksum::Sum;
+use lb_ebpf::packet::Packet;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// The packet of an XDP program.
+pub struct XdpPacket<'a>(pub &'a XdpContext);
+
+impl Packet for XdpPacket<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn read<T: FromBytes>(&self, offset: usize) -> Option<T> {
+        read(self.0.data(), self.0.data_end(), offset)
+    }
+
+    #[inline(always)]
+    fn sum<const N: usize>(&self, offset: usize) -> Option<Sum> {
+        sum::<N>(self.0.data(), self.0.data_end(), offset)
+    }
+
+    #[inline(always)]
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
+        write(self.0.data(), self.0.data_end(), offset, value)
+    }
+
+    #[inline(always)]
+    fn adjust_head(&mut self, delta: i32) -> Option<()> {
+        // SAFETY: the context is the one that the kernel passed in.
+        let failed = unsafe { bpf_xdp_adjust_head(self.0.ctx, delta) };
+        (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn adjust_tail(&mut self, delta: i32) -> Option<()> {
+        // SAFETY: as above.
+        let failed = unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) };
+        (failed == 0).then_some(())
+    }
+}
+
+/// Address of `size` bytes at `offset`, if they lie inside the packet.
+#[inline(always)]
+fn at(start: usize, end: usize, offset: usize, size: usize) -> Option<usize> {
+    let address = start + offset;
+    (address + size <= end).then_some(address)
+}
+
+/// [`Packet::read`] of the packet from `start` to `end`.
+#[inline(always)]
+pub fn read<T: FromBytes>(start: usize, end: usize, offset: usize) -> Option<T> {
+    let address = at(start, end, offset, size_of::<T>())?;
+    // SAFETY: the bytes lie inside the packet, and any are a `T`.
+    Some(unsafe { (address as *const T).read_unaligned() })
+}
+
+/// [`Packet::sum`] of the packet from `start` to `end`.
+#[inline(always)]
+pub fn sum<const N: usize>(start: usize, end: usize, offset: usize) -> Option<Sum> {
+    let address = at(start, end, offset, N)?;
+    let mut sum = Sum::new();
+    for i in 0..N / 8 {
+        // SAFETY: these 8 bytes are among the `N` that lie inside.
+        sum = sum.add_u64(unsafe { (address as *const u64).add(i).read_unaligned() });
+    }
+    Some(sum)
+}
+
+/// [`Packet::write`] to the packet from `start` to `end`.
+#[inline(always)]
+pub fn write<T: IntoBytes + Immutable>(
+    start: usize,
+    end: usize,
+    offset: usize,
+    value: T,
+) -> Option<()> {
+    let address = at(start, end, offset, size_of::<T>())?;
+    // SAFETY: the bytes lie inside the packet; `T` has no padding.
+    unsafe { (address as *mut T).write_unaligned(value) };
+    Some(())
+}
