@@ -4,14 +4,14 @@
 mod report;
 mod scan;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use lb_common::backend::mode;
+use lb_common::backend::{Backend, mode, state};
 use lb_common::{limits, ring};
 use siphasher::sip::SipHasher24;
 use tokio::runtime::Handle as Runtime;
@@ -119,34 +119,19 @@ impl<D: Dataplane> Director<D> {
 
     /// Backends that have entries but are not desired any more.
     fn leaving(&self, config: &Config) -> BTreeMap<ServiceKey, Vec<DesiredBackend>> {
-        let mut leaving = BTreeMap::new();
-        for service in &config.services {
-            let key = key(service);
-            let is_desired = |address: IpAddr, port: u16| {
-                service
-                    .backends
-                    .iter()
-                    .any(|b| b.address.ip == address && b.address.port.unwrap_or(0) == port)
-            };
-            let removed: Vec<_> = self
-                .state
-                .entries(&key)
-                .into_iter()
-                .map(|(_, entry)| (entry, IpAddr::from(entry.address), u16::from_be(entry.port)))
-                .filter(|&(_, address, port)| !is_desired(address, port))
-                .map(|(entry, address, port)| DesiredBackend {
-                    address,
-                    port,
-                    mode: entry.mode,
-                    weight: 0,
-                    tunnel_source: None,
-                    removed: true,
-                    condition: Condition::Unresolved,
-                })
-                .collect();
-            leaving.insert(key, removed);
-        }
-        leaving
+        let backend = |entry: &Backend| DesiredBackend {
+            address: entry.address.into(),
+            port: u16::from_be(entry.port),
+            mode: entry.mode,
+            weight: 0,
+            tunnel_source: None,
+            removed: true,
+            condition: Condition::Unresolved,
+        };
+        leaving_entries(&self.state, config)
+            .into_iter()
+            .map(|(key, entries)| (key, entries.into_iter().map(backend).collect()))
+            .collect()
     }
 
     fn desire(&self, config: &Config, snapshot: &Snapshot) -> Desired {
@@ -243,6 +228,11 @@ impl<D: Dataplane> Director<D> {
         if !ops.is_empty() {
             debug!(writes = ops.len(), "maps brought up to date");
         }
+        if let Some(why) = &deferred
+            && self.deferred != deferred
+        {
+            warn!("the maps are not what they should be: {why}");
+        }
         self.deferred = deferred;
         Ok(())
     }
@@ -284,6 +274,26 @@ impl<D: Dataplane> Engine for Director<D> {
         if backends > room {
             return full(format!(
                 "{backends} backends are more than the {room} that lb-ctl was started for: see --max-backends"
+            ));
+        }
+        let leaving = leaving_entries(&self.state, config);
+        let entries = self.state.all_entries();
+        let kept: usize = leaving
+            .iter()
+            .map(|(key, leaving)| entries.get(key).map_or(0, Vec::len) - leaving.len())
+            .sum();
+        // A dead one gives its entry back at once.
+        let leaving = leaving
+            .into_values()
+            .flatten()
+            .filter(|entry| entry.state == state::ALIVE)
+            .count();
+        // Not if no entry is needed: weights can always be changed.
+        if backends > kept && backends + leaving > room {
+            return full(format!(
+                "{backends} backends, and {leaving} that are leaving but still have flows, are more \
+                 than the {room} that lb-ctl was started for: try again when those are gone (see \
+                 `lb-ctl status`), or see --max-backends"
             ));
         }
         let blocks: u64 = config
@@ -343,6 +353,29 @@ impl<D: Dataplane> Engine for Director<D> {
         let has_work = self.trouble.is_some() || self.state.is_in_transition(&self.desired);
         has_work.then_some(TICK)
     }
+}
+
+/// Entries of desired services that are of no desired backend.
+fn leaving_entries<'a>(
+    state: &'a State,
+    config: &Config,
+) -> BTreeMap<ServiceKey, Vec<&'a Backend>> {
+    let mut entries = state.all_entries();
+    let mut leaving = BTreeMap::new();
+    for service in &config.services {
+        let key = key(service);
+        let desired: HashSet<(IpAddr, u16)> = service
+            .backends
+            .iter()
+            .map(|b| (b.address.ip, b.address.port.unwrap_or(0)))
+            .collect();
+        let is_leaving =
+            |entry: &&Backend| !desired.contains(&(entry.address.into(), u16::from_be(entry.port)));
+        let of_service = entries.remove(&key).unwrap_or_default();
+        let of_service = of_service.into_iter().map(|(_, entry)| entry);
+        leaving.insert(key, of_service.filter(is_leaving).collect());
+    }
+    leaving
 }
 
 /// Where a service is in the maps.
@@ -424,3 +457,6 @@ fn local_macs(attached: &[u32], snapshot: &Snapshot) -> BTreeSet<(u32, [u8; 6])>
     }
     macs
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
 
 use super::{Director, key, reach};
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, ServiceKey};
 use crate::model::status::{
     BackendState, BackendStatus, DropStatus, FlowTableStatus, HealthStatus, InterfaceStatus,
     NextHop, RingStatus, ServiceStatus, XdpMode,
@@ -26,10 +27,11 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
     let interfaces = interfaces(director, &snapshot, &mut warnings);
     let (vips, vip_warnings) = director.keeper.status();
     warnings.extend(vip_warnings);
+    let entries = director.state.all_entries();
     let services: Vec<ServiceStatus> = config
         .services
         .iter()
-        .map(|s| service(director, s, &snapshot))
+        .map(|s| service(director, s, &entries, &snapshot))
         .collect();
     for service in &services {
         let is_active = |b: &BackendStatus| b.state == BackendState::Active;
@@ -41,7 +43,7 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
             ));
         }
     }
-    let entries = director.scanner.entries();
+    let recorded = director.scanner.entries();
     EngineStatus {
         warnings,
         interfaces,
@@ -49,8 +51,8 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
         vips,
         drops: drops(director),
         flow_table: FlowTableStatus {
-            ipv4_entries: entries.map(|(v4, _)| v4),
-            ipv6_entries: entries.map(|(_, v6)| v6),
+            ipv4_entries: recorded.map(|(v4, _)| v4),
+            ipv6_entries: recorded.map(|(_, v6)| v6),
             capacity: u64::from(director.dataplane.capacity().flows),
         },
     }
@@ -110,15 +112,16 @@ fn drops<D: Dataplane>(director: &Director<D>) -> Vec<DropStatus> {
 fn service<D: Dataplane>(
     director: &Director<D>,
     service: &Service,
+    all_entries: &HashMap<ServiceKey, Vec<(u32, &Backend)>>,
     snapshot: &Snapshot,
 ) -> ServiceStatus {
     let key = key(service);
     let ring = director.state.ring_summary(&key).unwrap_or_default();
-    let entries: HashMap<BackendAddress, u32> = director
-        .state
-        .entries(&key)
+    let entries: HashMap<BackendAddress, u32> = all_entries
+        .get(&key)
         .into_iter()
-        .map(|(id, entry)| {
+        .flatten()
+        .map(|&(id, entry)| {
             let ip: IpAddr = entry.address.into();
             let port = Some(u16::from_be(entry.port)).filter(|&port| port != 0);
             (BackendAddress { ip, port }, id)

@@ -121,7 +121,7 @@ struct ServiceState {
 pub enum Full {
     /// Of backend entries.
     #[error(
-        "all {0} backend entries are in use: stop lb-ctl, run `lb-ctl down`, and start it with a larger --max-backends"
+        "all {0} backend entries are in use, some of them perhaps by backends that are leaving, trying again in a second; if that does not help, start lb-ctl anew with a larger --max-backends after `lb-ctl down`"
     )]
     Backends(u32),
     /// Of ring blocks.
@@ -177,6 +177,24 @@ impl State {
             .filter(|(_, backend)| of_service(backend))
             .map(|(&id, backend)| (id, backend))
             .collect()
+    }
+
+    /// Likewise for all services, in one go.
+    pub fn all_entries(&self) -> HashMap<ServiceKey, Vec<(u32, &Backend)>> {
+        let keys: HashMap<u32, ServiceKey> = self
+            .services
+            .iter()
+            .map(|(&key, service)| (service.value.id, key))
+            .collect();
+        let mut entries: HashMap<_, Vec<_>> = HashMap::new();
+        for (&id, backend) in &self.backends {
+            if backend.state != state::FREE
+                && let Some(&key) = keys.get(&backend.service)
+            {
+                entries.entry(key).or_default().push((id, backend));
+            }
+        }
+        entries
     }
 
     /// Number of slots in each state, and the ring's generation.
@@ -250,7 +268,9 @@ pub struct RingSummary {
 /// `scan` says which flows are recorded, if that has been looked up.
 ///
 /// A ring that has no room now keeps its predecessor, and is planned again
-/// when blocks that other rings gave back have rested.
+/// when blocks that other rings gave back have rested. A backend for which
+/// there is no entry waits for one: what else there is to do must not, or no
+/// entry would ever be freed.
 ///
 /// # Errors
 /// If the maps are too small. `state` has then changed in part: read it anew.
@@ -287,7 +307,7 @@ pub fn plan(
 pub struct Plan {
     /// The writes.
     pub ops: Vec<Op>,
-    /// Why some ring could not be planned yet.
+    /// Why some ring or backend could not be planned yet.
     pub deferred: Option<Full>,
 }
 
@@ -452,7 +472,7 @@ fn plan_service(
     service.value.hash_key = desired.hash_key;
     service.value.idle_timeout = desired.idle_timeout;
 
-    let scheduled = plan_entries(state, index, &service, desired, ops)?;
+    let scheduled = plan_entries(state, index, &service, desired, ops);
     let wanted = desired.backends.iter().filter(|b| !b.removed);
     let mut slots = maglev::ring_size(wanted.map(|b| b.weight));
     if slots == 0 && !desired.backends.is_empty() {
@@ -513,7 +533,7 @@ fn plan_entries(
     service: &ServiceState,
     desired: &DesiredService,
     ops: &mut Ops,
-) -> Result<Vec<Scheduled>, Full> {
+) -> Vec<Scheduled> {
     let mut scheduled = Vec::new();
     for backend in &desired.backends {
         let identity = (service.value.id, backend.address, backend.port);
@@ -521,10 +541,10 @@ fn plan_entries(
             Some(&id) => id,
             None if backend.removed => continue,
             None => {
-                let id = index
-                    .free
-                    .pop_first()
-                    .ok_or(Full::Backends(state.capacity.backends - 1))?;
+                let Some(id) = index.free.pop_first() else {
+                    ops.deferred = Some(Full::Backends(state.capacity.backends - 1));
+                    continue;
+                };
                 index.by_identity.insert(identity, id);
                 ops.before.push(Op::ResetCounters(id));
                 id
@@ -552,7 +572,7 @@ fn plan_entries(
         }
     }
     scheduled.sort_by_key(|s| s.candidate);
-    Ok(scheduled)
+    scheduled
 }
 
 /// The entry that a backend should have, given the one that it has.

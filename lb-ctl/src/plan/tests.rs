@@ -184,13 +184,28 @@ fn a_backend_that_dies_raises_its_generation_and_one_that_is_slow_does_not() {
     assert_eq!(back.next_hop_mac(), next_hop(9).mac.into());
 }
 
+/// Were it an error, nothing would be written, and so no entry ever freed.
 #[test]
-fn full_maps_are_an_error_that_names_the_remedy() {
-    let fake = Fake::new(2);
+fn without_a_free_entry_a_backend_waits_and_the_rest_goes_on() {
+    let mut fake = Fake::new(3);
     let mut state = new_state(&fake);
-    let wanted = desired(vec![backend(1, 1), backend(2, 1), backend(3, 1)]);
-    let error = plan(&mut state, &wanted, None, 0).unwrap_err();
-    assert!(error.to_string().contains("--max-backends"), "{error}");
+    apply(
+        &mut fake,
+        &mut state,
+        &desired(vec![backend(1, 1), backend(2, 1)]),
+    );
+    let mut first = backend(1, 1);
+    first.removed = true;
+    first.condition = Condition::Down;
+    let wanted = desired(vec![first, backend(2, 1), backend(3, 1)]);
+    let planned = plan(&mut state, &wanted, None, 0).unwrap();
+    let why = planned.deferred.unwrap().to_string();
+    assert!(why.contains("--max-backends"), "{why}");
+    planned.ops.iter().for_each(|op| fake.apply(op).unwrap());
+    let wanted = desired(vec![backend(2, 1), backend(3, 1)]);
+    apply(&mut fake, &mut state, &wanted);
+    let third = Some(backend(3, 1).address);
+    assert!(fake.owners(&KEY).contains(&third));
 }
 
 #[test]
