@@ -99,26 +99,61 @@ fn take_one<T: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &str) ->
     T::try_from(map).map_err(|error| anyhow::anyhow!("map {name}: {error}: rebuild lb-ctl"))
 }
 
-/// Every key of a hash map, also while others change it.
+/// Every entry of a hash map, also while others change it. Returns how many
+/// there were.
 ///
 /// Deleting a key under the iteration makes the kernel start over, so the
 /// number of steps is bounded by twice the map's size.
+///
+/// # Errors
+/// If the kernel refuses, or if the map changes too fast for its end to be
+/// reached: what has been visited then may lack some entries.
 pub fn for_each<K: Pod, V: Pod>(
     map: &HashMap<MapData, K, V>,
     size: u32,
+    visit: impl FnMut(K, V),
+) -> anyhow::Result<u64> {
+    look_up_each(map.keys(), |key| map.get(key, 0), size, visit)
+}
+
+fn look_up_each<K, V>(
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    get: impl Fn(&K) -> Result<V, MapError>,
+    size: u32,
     mut visit: impl FnMut(K, V),
-) -> Result<u64, MapError> {
+) -> anyhow::Result<u64> {
     let mut count = 0;
-    for key in map.keys().take(2 * size as usize) {
+    for (step, key) in (0..).zip(keys) {
+        anyhow::ensure!(
+            step < 2 * u64::from(size),
+            "the map changes faster than it can be read, trying again: if that does not help, \
+             start lb-ctl anew with a larger --flow-table-size after `lb-ctl down`"
+        );
         let key = key?;
-        match map.get(&key, 0) {
+        match get(&key) {
             Ok(value) => {
                 count += 1;
                 visit(key, value);
             }
             Err(MapError::KeyNotFound) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_whose_end_was_not_reached_was_not_read() {
+        let read = |keys: u32| {
+            let keys = (0..keys).map(Ok);
+            look_up_each(keys, |&key| Ok(key), 4, |_, _| {}).map_err(drop)
+        };
+        assert_eq!(read(4), Ok(4));
+        assert_eq!(read(8), Ok(8));
+        assert_eq!(read(9), Err(()));
+    }
 }
