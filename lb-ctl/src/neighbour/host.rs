@@ -15,7 +15,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use rtnetlink::MulticastGroup;
 
@@ -366,6 +366,9 @@ fn route(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Gateway(RouteAddress::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
             RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
+            // An IPv4 route by way of an IPv6 router, RFC 5549.
+            RouteAttribute::Via(RouteVia::Inet(v4)) => gateway = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => gateway = Some(IpAddr::V6(*v6)),
             RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
             RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
             RouteAttribute::Metrics(metrics) => {
@@ -385,4 +388,19 @@ fn route(message: &RouteMessage) -> Option<Route> {
         source,
         mtu,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_of_the_other_ip_version_is_a_router() {
+        let mut message = RouteMessage::default();
+        message.header.kind = RouteType::Unicast;
+        let router: IpAddr = "2001:db8::1".parse().unwrap();
+        message.attributes = vec![RouteAttribute::Oif(2), RouteAttribute::Via(router.into())];
+        let route = route(&message).unwrap();
+        assert_eq!((route.interface, route.gateway), (2, Some(router)));
+    }
 }

@@ -240,7 +240,7 @@ fn resolve(
         return unknown(format!("interface {name} is not Ethernet"));
     };
     let neighbour = route.gateway.unwrap_or(address);
-    let protocol = if address.is_ipv4() { "ARP" } else { "NDP" };
+    let protocol = if neighbour.is_ipv4() { "ARP" } else { "NDP" };
     match neighbours
         .get(&(route.interface, neighbour))
         .and_then(|n| n.mac)
