@@ -13,6 +13,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::settings::Settings;
 use lb_common::{ABI_VERSION, limits};
 use nix::sys::statfs::statfs;
 use tracing::{info, warn};
@@ -113,6 +114,18 @@ pub enum LoadError {
         /// Entries that are wanted.
         wanted: u32,
     },
+    /// The pinned maps are of another version, whatever their directory says.
+    #[error(
+        "the maps pinned in {directory} are of version {found}, and this lb-ctl knows \
+         {ABI_VERSION}: start the lb-ctl that made them, or run `lb-ctl down` first \
+         (that stops forwarding)"
+    )]
+    OtherAbi {
+        /// Where they are pinned.
+        directory: PathBuf,
+        /// What they say of themselves.
+        found: u32,
+    },
     /// The kernel refused the program.
     #[error(
         "the kernel refused the program (this version of lb-ctl needs Linux 6.1 or later, \
@@ -156,6 +169,9 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
         drop_log::follow(&mut object).map_err(|e| other("reading the program's log", &e))?;
     }
     let (maps, flows) = maps::take(&mut object).map_err(|e| other("reading the BPF object", &e))?;
+    let settings = maps.settings.get(&0, 0);
+    let settings = settings.map_err(|e| other("reading the settings", &e))?;
+    require_abi(&map_directory, &settings)?;
     let program: &mut Xdp = object
         .program_mut(PROGRAM)
         .ok_or_else(|| {
@@ -223,6 +239,17 @@ fn require_bpffs(directory: &Path) -> Result<(), LoadError> {
         return Err(LoadError::NoBpffs(directory.to_owned()));
     }
     Ok(())
+}
+
+/// New maps do not say anything yet.
+fn require_abi(directory: &Path, settings: &Settings) -> Result<(), LoadError> {
+    match settings.abi_version {
+        0 | ABI_VERSION => Ok(()),
+        found => Err(LoadError::OtherAbi {
+            directory: directory.to_owned(),
+            found,
+        }),
+    }
 }
 
 /// Reused maps keep the size that they have: it must be the one asked for.
@@ -471,4 +498,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_of_another_version_are_not_reused() {
+        let require = |abi_version| {
+            let settings = Settings {
+                abi_version,
+                ..Settings::default()
+            };
+            require_abi(Path::new("/sys/fs/bpf/lb/v1"), &settings)
+        };
+        require(0).unwrap();
+        require(ABI_VERSION).unwrap();
+        let error = require(ABI_VERSION + 1).unwrap_err().to_string();
+        assert!(error.contains("lb-ctl down"), "{error}");
+    }
 }
