@@ -112,13 +112,15 @@ pub async fn down(options: DownOptions) -> Result<()> {
         Some(pid) => info!(pid, "lb-ctl up has ended"),
         None => info!("no lb-ctl up is running"),
     }
+    // First, while packets are still forwarded: the host must not have the VIPs
+    // when they are not, or it would answer the flows of others with resets.
+    let released = vip::release(&options.state).await;
     if dataplane::unload(&options.bpffs)? {
         info!("program, links and maps removed: packets for VIPs are forwarded no more");
     } else {
         info!(bpffs = %options.bpffs.display(), "nothing is pinned");
     }
-    vip::release(&options.state).await?;
-    Ok(())
+    released
 }
 
 /// Ends the `lb-ctl up` that uses a state directory; returns its process id.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use integration::Mac;
+use integration::capture::Capture;
 use integration::packets::{Arp, Ndp, NdpKind, PacketSocket};
 use integration::talk::Protocol;
 use integration::topology::{DrLab, Family, INTERFACE};
@@ -145,5 +146,26 @@ fn a_managed_vip_is_announced() -> anyhow::Result<()> {
         })?;
         lab.api().delete("/v1/services/web")?.ok()?;
     }
+    Ok(())
+}
+
+/// Clients of a director that is shut down may have their flows carried on by
+/// another one: it must not reset them.
+#[test]
+fn down_resets_no_flow() -> anyhow::Result<()> {
+    let mut lab = DrLab::new("noreset", 2)?;
+    lab.start_director(&[])?;
+    let _echoes = serve(&lab)?;
+    let talk = talk(&lab.client, Protocol::Tcp, Family::V4, 400)?;
+    talk.round("before")?;
+    let resets = Capture::start(
+        &lab.lab,
+        &lab.client,
+        INTERFACE,
+        "src host 203.0.113.10 and tcp[13] & 4 != 0",
+    )?;
+    lab.down()?;
+    let resets = resets.finish()?;
+    ensure!(resets.is_empty(), "{} flows were reset", resets.len());
     Ok(())
 }
