@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::workspace::has_program;
+use crate::workspace::{has_program, this_program};
 
 /// Set for the task that was started again as root: what can be done without
 /// root is done.
@@ -37,7 +37,7 @@ pub fn become_root(why: &str) -> anyhow::Result<()> {
     eprintln!("going on through sudo: {why} needs root");
     let mut words = sudo(why)?;
     words.push(format!("{PREPARED}=1").into());
-    words.push(env::current_exe()?.into());
+    words.push(this_program()?.into());
     words.extend(env::args_os().skip(1));
     let error = Command::new(&words[0]).args(&words[1..]).exec();
     Err(error).context("cannot start sudo")

@@ -1,13 +1,12 @@
 //! `cargo xtask test`: everything, from set-up to the last suite.
 
-use std::env;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use crate::root::sudo;
-use crate::workspace::{call, cargo, output_of, root};
+use crate::workspace::{call, cargo, output_of, root, this_program};
 use crate::{build_ebpf, setup};
 
 /// Arguments of `cargo xtask test`.
@@ -148,7 +147,7 @@ fn tests(quick: bool) -> anyhow::Result<()> {
 
 /// Starts this program anew, because it may become another user.
 fn other_kernels() -> anyhow::Result<()> {
-    let mut kernels = Command::new(env::current_exe()?);
+    let mut kernels = Command::new(this_program()?);
     kernels.args(["kernels", "--short"]).current_dir(root());
     call(&mut kernels)
 }

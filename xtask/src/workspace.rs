@@ -20,6 +20,17 @@ pub fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
+/// This program. Cargo may have built it anew since it was started, with the
+/// features of the whole workspace: then the kernel calls the old one deleted,
+/// and the new one stands in its place.
+pub fn this_program() -> anyhow::Result<PathBuf> {
+    let path = env::current_exe().context("cannot find this program")?;
+    let text = path.to_string_lossy();
+    Ok(text
+        .strip_suffix(" (deleted)")
+        .map_or(path.clone(), PathBuf::from))
+}
+
 /// The cargo that runs this task, in the top directory.
 pub fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
