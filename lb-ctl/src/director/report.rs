@@ -1,6 +1,6 @@
 //! What a director says of itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use lb_common::backend::Backend;
@@ -157,7 +157,10 @@ fn service<D: Dataplane>(
             pinned: ring.pinned,
         },
         mtu: backends.iter().filter_map(|b| b.mtu).min(),
-        notes: notes(&backends),
+        notes: notes(&backends)
+            .into_iter()
+            .chain(redirection(&backends, &attached(director)))
+            .collect(),
         packets: backends.iter().map(|b| b.packets).sum(),
         bytes: backends.iter().map(|b| b.bytes).sum(),
         flows: backends.iter().map(|b| b.flows).sum(),
@@ -242,6 +245,34 @@ const fn overhead(address: IpAddr) -> u16 {
     if address.is_ipv4() { 20 } else { 40 }
 }
 
+/// Names of the interfaces on which the program runs.
+fn attached<D: Dataplane>(director: &Director<D>) -> BTreeSet<String> {
+    let attachments = director.dataplane.attachments();
+    attachments.into_iter().map(|a| a.name).collect()
+}
+
+/// What to know of a service with backends behind interfaces on which the
+/// program does not run. The kernel hands packets over to a driver after the
+/// program has ended: what the driver refuses is lost and no drop reason's.
+fn redirection(backends: &[BackendStatus], attached: &BTreeSet<String>) -> Option<String> {
+    let next_hops = backends.iter().filter_map(|b| b.next_hop.as_ref());
+    let others: BTreeSet<&str> = next_hops
+        .map(|next_hop| next_hop.interface.as_str())
+        .filter(|name| !attached.contains(*name))
+        .collect();
+    if others.is_empty() {
+        return None;
+    }
+    let others = Vec::from_iter(others);
+    Some(format!(
+        "packets leave by {}, where lb-ctl is not attached: some drivers send what XDP redirects to \
+         them only while they run an XDP program, others (VLAN and bridge interfaces) never. If \
+         nothing arrives at the backends, start lb-ctl up with --interface {} as well",
+        others.join(", "),
+        others.join(" --interface ")
+    ))
+}
+
 /// What to know of a service in `tun` mode.
 fn notes(backends: &[BackendStatus]) -> Vec<String> {
     /// Full-size packets of clients on Ethernet.
@@ -259,4 +290,39 @@ fn notes(backends: &[BackendStatus]) -> Vec<String> {
         backend.mtu.unwrap_or_default(),
         backend.address
     )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn behind(interface: &str) -> BackendStatus {
+        let next_hop = NextHop {
+            mac: "02:00:00:00:00:15".to_owned(),
+            interface: interface.to_owned(),
+        };
+        BackendStatus {
+            address: "203.0.113.21".parse().unwrap(),
+            weight: 1,
+            state: BackendState::Active,
+            reason: None,
+            share: 1.0,
+            health: None,
+            next_hop: Some(next_hop),
+            mtu: None,
+            packets: 0,
+            bytes: 0,
+            flows: 0,
+        }
+    }
+
+    #[test]
+    fn interfaces_without_the_program_are_named() {
+        let attached = BTreeSet::from(["eth0".to_owned()]);
+        assert_eq!(redirection(&[behind("eth0")], &attached), None);
+        let backends = ["eth0", "eth1", "eth1", "eth2"].map(behind);
+        let note = redirection(&backends, &attached).unwrap();
+        assert!(note.contains("leave by eth1, eth2,"), "{note}");
+        assert!(note.contains("--interface eth1 --interface eth2"), "{note}");
+    }
 }
