@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod console;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod kernels;
 mod lab;
@@ -38,6 +39,8 @@ enum Task {
         #[command(subcommand)]
         command: lab::Command,
     },
+    /// Run each fuzz target for a while
+    Fuzz(fuzz::Args),
     /// Measure the packet path's time per packet (as root)
     Bench(bench::Args),
     /// Run everything from set-up to the last suite (as root)
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf => build_ebpf::run(),
         Task::Demo(args) => demo::run(&args),
         Task::Lab { command } => lab::run(&command),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Kernels(args) => kernels::run(&args),

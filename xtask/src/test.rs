@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::root::sudo;
-use crate::workspace::{call, cargo, output_of, root, this_program};
+use crate::workspace::{call, cargo, host, root, this_program};
 use crate::{build_ebpf, setup};
 
 /// Arguments of `cargo xtask test`.
@@ -154,12 +154,6 @@ fn other_kernels() -> anyhow::Result<()> {
 
 /// The variable with which cargo is told how to run what it has built.
 fn runner_variable() -> anyhow::Result<String> {
-    let mut rustc = Command::new("rustc");
-    let version = output_of(rustc.arg("-vV").current_dir(root())).context("rustc does not run")?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc does not say its host")?;
-    let host = host.to_uppercase().replace('-', "_");
+    let host = host()?.to_uppercase().replace('-', "_");
     Ok(format!("CARGO_TARGET_{host}_RUNNER"))
 }

@@ -61,6 +61,14 @@ pub fn output_of(command: &mut Command) -> Option<String> {
     output.status.success().then_some(text)
 }
 
+/// The target triple of this machine's rustc.
+pub fn host() -> anyhow::Result<String> {
+    let mut rustc = Command::new("rustc");
+    let version = output_of(rustc.arg("-vV").current_dir(root())).context("rustc does not run")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not say its host")?.to_owned())
+}
+
 /// Whether a program can be found, also where only root has it in its path.
 pub fn has_program(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
