@@ -39,7 +39,7 @@ pub async fn apply(
     }
     let _lock = if dry_run { None } else { Some(store.lock()?) };
     let state = store.load()?;
-    let old = state.as_ref().and_then(|state| state.want.tunnel.as_ref());
+    let old = state.as_ref().and_then(State::tunnel);
     same_bpffs(old, want.tunnel.as_ref())?;
     let facts = host.facts(want.tunnel.as_ref().or(old)).await?;
     let mut report = Report {
@@ -137,7 +137,7 @@ pub async fn repair(host: &Host, store: &Store) -> anyhow::Result<Option<Repair>
     let Some(state) = store.load()? else {
         return Ok(None);
     };
-    let facts = host.facts(state.want.tunnel.as_ref()).await?;
+    let facts = host.facts(state.tunnel()).await?;
     let plan = plan::apply(&facts, Some(&state), &state.want);
     let obstacles = obstacles(&facts, &state.want);
     let done = if plan.changes.is_empty() && plan.before == state {

@@ -190,7 +190,7 @@ impl<'a> Draft<'a> {
     }
 
     fn tunnel(&mut self, want: &Want) {
-        let steps = tunnel::steps(self.facts, self.old.want.tunnel.as_ref(), want);
+        let steps = tunnel::steps(self.facts, self.old.tunnel(), want);
         self.build = steps.build;
         self.clear = steps.clear;
     }
@@ -230,8 +230,14 @@ impl<'a> Draft<'a> {
 
     fn finish(self, keep: bool) -> Plan {
         let mut before = self.keep.clone();
-        if !keep {
+        if keep {
+            let leaving = self.old.tunnel();
+            before.leaving = leaving
+                .filter(|t| before.want.tunnel.as_ref() != Some(t))
+                .cloned();
+        } else {
             before.want = self.old.want.clone();
+            before.leaving.clone_from(&self.old.leaving);
         }
         let forgotten = self.old.sysctls.iter();
         let forgotten = forgotten.filter(|record| self.keep.sysctl(&record.key).is_none());
@@ -321,6 +327,35 @@ mod tests {
 
     fn lines(plan: &Plan) -> Vec<String> {
         plan.changes.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_interrupted_change_of_mode_still_knows_what_was_set_up() {
+        use crate::tunnel::Decapsulate::{Kernel, Xdp};
+        use crate::tunnel::testing::tunnel;
+
+        let facts = host(&["eth0"]);
+        let with = |decapsulate| Want {
+            tunnel: Some(tunnel(decapsulate, &["192.0.2.2"])),
+            ..want(&["203.0.113.10"])
+        };
+        let dr = want(&["203.0.113.10"]);
+        for (from, to, in_place) in [
+            (with(Xdp), dr.clone(), with(Xdp)),
+            (with(Kernel), dr.clone(), with(Kernel)),
+            (with(Kernel), with(Xdp), with(Kernel)),
+            (with(Xdp), with(Kernel), with(Kernel)),
+        ] {
+            let applied = apply(&facts, None, &from).after.unwrap();
+            // What is on disk while the steps are made, and if they end early.
+            let interrupted = apply(&facts, Some(&applied), &to).before;
+            assert_eq!(interrupted.tunnel(), in_place.tunnel.as_ref());
+            let undoing = undo(&facts, &interrupted).before;
+            assert_eq!(undoing.tunnel(), in_place.tunnel.as_ref());
+            let again = apply(&facts, Some(&interrupted), &to);
+            assert_eq!(again.before.tunnel(), in_place.tunnel.as_ref());
+            assert_eq!(again.after.unwrap().tunnel(), to.tunnel.as_ref());
+        }
     }
 
     #[test]

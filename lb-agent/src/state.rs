@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::arp::Key;
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Decapsulate, Tunnel};
 use crate::vip::{Scope, Vip};
 
 /// Where the state is kept unless told otherwise.
@@ -50,6 +50,10 @@ pub struct State {
     /// What the last `apply` was told to hold.
     #[serde(flatten)]
     pub want: Want,
+    /// What an `apply` before it set up and this one is to take down, until it
+    /// has been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Tunnel>,
     /// Each sysctl that is managed.
     pub sysctls: Vec<SysctlRecord>,
     /// Each VIP that is held.
@@ -85,6 +89,18 @@ impl State {
             want,
             ..Self::default()
         }
+    }
+
+    /// The tunnel of which something may be set up. After an `apply` that was
+    /// interrupted there may be two; then the one with devices, since programs
+    /// are found by their pins in any case.
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        let has_devices = |t: &&Tunnel| t.decapsulate == Decapsulate::Kernel;
+        let wanted = self.want.tunnel.as_ref();
+        wanted
+            .filter(has_devices)
+            .or(self.leaving.as_ref())
+            .or(wanted)
     }
 
     /// The record of a sysctl.

@@ -31,7 +31,7 @@ pub async fn undo(host: &Host, store: &Store, dry_run: bool) -> anyhow::Result<R
         return Ok(report);
     };
     report.want = state.want.clone();
-    let facts = host.facts(state.want.tunnel.as_ref()).await?;
+    let facts = host.facts(state.tunnel()).await?;
     let plan = plan::undo(&facts, &state);
     report.notes.extend(plan.notes.iter().cloned());
     if dry_run {
