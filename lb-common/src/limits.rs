@@ -10,7 +10,7 @@ pub const DEFAULT_MAX_BACKENDS: u32 = 16_384;
 pub const DEFAULT_FLOW_TABLE_SIZE: u32 = 262_144;
 
 /// Interfaces to which packets can be redirected.
-pub const MAX_INTERFACES: u32 = 64;
+pub const MAX_INTERFACES: u32 = 1024;
 
 /// Ring blocks for this many backends.
 ///

@@ -108,8 +108,8 @@ pub struct ServiceValue {
 }
 abi!(ServiceValue, size = 32, align = 8);
 
-/// Key of the map of all VIPs. Only packets that are neither TCP nor UDP with
-/// readable ports are looked up in it: ICMP and fragments.
+/// Key of the map of all VIPs. Only packets whose ports cannot be read are
+/// looked up in it: fragments, and what is cut short.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VipKey {

@@ -36,6 +36,10 @@ pub async fn up(options: UpOptions) -> Result<()> {
         Some(path) => {
             let mut config = file::read(path)?;
             config.normalise();
+            if let Some(saved) = &saved {
+                reconcile::check_hash_key(saved, &config)
+                    .map_err(|problem| anyhow::anyhow!("{}: {}", path.display(), problem.detail))?;
+            }
             if saved.as_ref() != Some(&config) {
                 info!(file = %path.display(), "desired state taken from the file");
                 store.save(&config)?;

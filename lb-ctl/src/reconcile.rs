@@ -352,7 +352,10 @@ impl<E: Engine> Reconciler<E> {
 
 /// With another hash key every flow has another slot, and nobody remembers the
 /// old one.
-fn check_hash_key(old: &Config, new: &Config) -> Result<(), Problem> {
+///
+/// # Errors
+/// If the keys differ and there are services.
+pub fn check_hash_key(old: &Config, new: &Config) -> Result<(), Problem> {
     if old.settings.hash_key == new.settings.hash_key || old.services.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,6 @@ use super::State;
 use crate::dataplane::{RecordedFlow, ServiceKey};
 
 /// Slots of a ring that have flows on a backend other than their own.
-
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BusySlots(HashSet<u32>);
 

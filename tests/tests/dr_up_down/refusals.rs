@@ -107,3 +107,17 @@ fn maps_of_another_size_are_not_adopted() -> anyhow::Result<()> {
     talk.round("after lb-ctl was started with the sizes of before")?;
     talk.ensure_steady("at the end")
 }
+
+#[test]
+fn a_file_with_another_hash_key_does_not_move_flows_unasked() -> anyhow::Result<()> {
+    let mut lab = DrLab::new("hashkey", 1)?;
+    lab.start_director(&[])?;
+    let _echoes = serve(&lab)?;
+    lab.end_director(Signal::SIGTERM)?;
+    let file = lab.lab.dir().join("other.toml");
+    std::fs::write(&file, "[settings]\nhash_key = \"another\"\n")?;
+    let mut up = lab.up_command()?;
+    up.args(["--interface", INTERFACE, "--config"]).arg(&file);
+    let said = refused(&lab, up, "hash-key")?;
+    ensure_said(&said, &["other.toml", "hash key cannot change"])
+}
