@@ -276,7 +276,7 @@ impl World {
             let slots = read(value.ring_offset, value.slots);
             let old = if slots.iter().any(|s| s.is_moving()) {
                 read(
-                    value.ring_offset + abi_ring::blocks(value.slots),
+                    value.ring_offset + lb_common::ring::blocks(value.slots),
                     value.slots,
                 )
             } else {
