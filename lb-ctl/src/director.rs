@@ -30,8 +30,8 @@ use crate::reconcile::{Engine, EngineStatus, HostFacts, OnLink};
 use crate::vip::{Keeper, Management, Options as VipOptions};
 use scan::Scanner;
 
-/// How long a change may wait for the neighbours of new backends. Those that
-/// answer do so within a millisecond or two.
+/// How long a change may wait for the neighbours of new backends, and for new
+/// VIPs to be on the interface. Either takes a millisecond or two.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often slots that are not settled are looked at.
@@ -326,6 +326,8 @@ impl<D: Dataplane> Engine for Director<D> {
         let applied = self.try_apply(config);
         self.keeper
             .want(config.services.iter().map(|s| s.vip).collect());
+        // So that who asks for the VIP after the answer is answered.
+        block_in_place(|| Runtime::current().block_on(self.keeper.wait(PATIENCE)));
         self.trouble = match &applied {
             Ok(()) => self.deferred.as_ref().map(ToString::to_string),
             Err(error) => Some(format!("{error:#}")),

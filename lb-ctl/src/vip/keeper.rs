@@ -54,6 +54,8 @@ pub struct Options {
 pub struct Keeper {
     wanted: watch::Sender<BTreeSet<IpAddr>>,
     seen: Arc<Mutex<Seen>>,
+    /// The VIPs for which all has been done that can be.
+    done: watch::Receiver<BTreeSet<IpAddr>>,
 }
 
 /// What the task has found.
@@ -73,6 +75,7 @@ impl Keeper {
     pub async fn start(host: Host, options: Options) -> Result<Self> {
         let (wanted, mut wishes) = watch::channel(BTreeSet::new());
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let (tell_done, done) = watch::channel(BTreeSet::new());
         let (claims, mut heard) = mpsc::channel(64);
         let mut task = Task {
             owned: Owned::open(&options.state)?,
@@ -101,6 +104,7 @@ impl Keeper {
                         let wanted = wishes.borrow().clone();
                         task.keep(&wanted).await;
                         task.announce();
+                        tell_done.send_replace(wanted.clone());
                         task.probe(&wanted);
                     }
                     _ = second.tick(), if is_told => {
@@ -123,12 +127,22 @@ impl Keeper {
                 }
             }
         });
-        Ok(Self { wanted, seen })
+        Ok(Self { wanted, seen, done })
     }
 
     /// The VIPs from now on.
     pub fn want(&self, vips: BTreeSet<IpAddr>) {
         self.wanted.send_replace(vips);
+    }
+
+    /// Waits until the VIPs that are wanted now have been seen to, but not for
+    /// long.
+    pub async fn wait(&self, patience: Duration) {
+        let wanted = self.wanted.borrow().clone();
+        let mut done = self.done.clone();
+        let all = done.wait_for(|done| done.is_superset(&wanted));
+        // Out of patience: the status says what keeps them away.
+        let _ = tokio::time::timeout(patience, all).await;
     }
 
     /// Who holds the VIPs, and why some could not be put where they belong.
