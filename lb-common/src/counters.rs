@@ -13,10 +13,12 @@ pub struct BackendCounters {
     /// Flows begun: TCP SYNs forwarded, and for UDP flows recorded. A UDP
     /// flow through a settled slot leaves no trace, so it is not counted.
     pub flows: u64,
-    /// Zero.
-    pub padding: u64,
+    /// In NAT mode, packets from the backend that were translated back.
+    pub reply_packets: u64,
+    /// Their bytes, from the IP header on.
+    pub reply_bytes: u64,
 }
-abi!(BackendCounters, size = 32, align = 8);
+abi!(BackendCounters, size = 40, align = 8);
 
 macro_rules! drop_reasons {
     ($($variant:ident = $number:literal, $name:literal, $meaning:literal;)*) => {
@@ -30,6 +32,15 @@ macro_rules! drop_reasons {
         impl DropReason {
             /// Every reason, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The reason with this number; the first if there is none.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Self {
+                match number {
+                    $($number => Self::$variant,)*
+                    _ => Self::NoBackend,
+                }
+            }
 
             /// Short name, as the API and the metrics show it.
             pub const fn name(self) -> &'static str {
@@ -69,6 +80,24 @@ drop_reasons! {
         "IPv4 without the don't-fragment flag and larger than the path to the backend carries: the director does not fragment, so raise the MTU of the path or clamp the clients' MSS";
     NoHeadroom = 11, "no_headroom",
         "the driver leaves no room in front of the packet for an outer header";
+    TtlExceeded = 12, "ttl_exceeded",
+        "a NAT packet at the end of its time to live; the sender was told, as traceroute wants it";
+    TtlExceededUntold = 13, "ttl_exceeded_untold",
+        "a NAT packet at the end of its time to live; the sender was not told because it is an ICMP error itself or too many others were told in this second";
+    PoolExhausted = 14, "pool_exhausted",
+        "full NAT has no source port left: name more addresses in settings.nat_pool, or shorten settings.nat_timeouts";
+    NatTableFull = 15, "nat_table_full",
+        "the tables of translated flows are full: start lb-ctl anew with a larger --nat-table-size after `lb-ctl down`";
+    NatClash = 16, "nat_clash",
+        "a client uses one port for two VIPs whose services share a backend, which could not tell the flows apart: use full_nat for one of the services";
+    NoFlow = 17, "no_flow",
+        "a reset or an ICMP error for full NAT that belongs to no known flow";
+    NoRoute = 18, "no_route",
+        "the kernel has no route from a NAT backend back to the client: see `ip route get`";
+    NotForwarding = 19, "not_forwarding",
+        "a NAT backend's reply came in by an interface on which forwarding is off: see `sysctl net.ipv4.conf` and `net.ipv6.conf`, lb-ctl up turns it on";
+    ProgramMissing = 20, "program_missing",
+        "the program for NAT mode is not where it should be: start lb-ctl up again, and please report this";
 }
 
 /// Per-CPU value of the map that limits how many ICMP errors are sent.

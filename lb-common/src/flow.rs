@@ -25,6 +25,12 @@ impl FlowKeyV4 {
         }
     }
 
+    /// What [`Self::from_packet`] has put together.
+    pub const fn parts(&self) -> (u32, u32, u32, u8) {
+        let (client, vip) = (self.addresses as u32, (self.addresses >> 32) as u32);
+        (client, vip, self.rest as u32, (self.rest >> 32) as u8)
+    }
+
     /// The service that the flow is of, if it is not one on port 0.
     pub const fn service(&self) -> ServiceKeyV4 {
         let vip = (self.addresses >> 32) as u32;
@@ -54,6 +60,16 @@ impl FlowKeyV6 {
             vip,
             rest: ports as u64 | (protocol as u64) << 32,
         }
+    }
+
+    /// What [`Self::from_packet`] has put together.
+    pub const fn parts(&self) -> (Address, Address, u32, u8) {
+        (
+            self.client,
+            self.vip,
+            self.rest as u32,
+            (self.rest >> 32) as u8,
+        )
     }
 
     /// The service that the flow is of, if it is not one on port 0.

@@ -31,6 +31,7 @@ pub mod backend;
 pub mod counters;
 pub mod flow;
 pub mod limits;
+pub mod nat;
 pub mod ring;
 pub mod service;
 pub mod settings;
@@ -46,7 +47,7 @@ pub use mac::Mac;
 /// Raise it when the layout or the meaning of a map changes. It names the
 /// directory in which maps are pinned and stands in [`settings::Settings`]; a
 /// control plane reuses pinned maps only if both agree with its own.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// IP protocol numbers (IANA) that a service can have.
 pub mod protocol {

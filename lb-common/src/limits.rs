@@ -9,6 +9,12 @@ pub const DEFAULT_MAX_BACKENDS: u32 = 16_384;
 /// Entries of each flow table, if `lb-ctl up` is not told otherwise.
 pub const DEFAULT_FLOW_TABLE_SIZE: u32 = 262_144;
 
+/// Translated flows of each IP version, if `lb-ctl up` is not told otherwise.
+pub const DEFAULT_NAT_TABLE_SIZE: u32 = 262_144;
+
+/// Addresses that the director has itself.
+pub const MAX_LOCAL_ADDRESSES: u32 = 65_536;
+
 /// Interfaces to which packets can be redirected.
 pub const MAX_INTERFACES: u32 = 1024;
 

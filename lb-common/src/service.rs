@@ -103,10 +103,20 @@ pub struct ServiceValue {
     pub generation: u32,
     /// Seconds without a packet after which a recorded flow is forgotten.
     pub idle_timeout: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Of [`flags`].
+    pub flags: u32,
 }
 abi!(ServiceValue, size = 32, align = 8);
+
+/// What is special about a service.
+pub mod flags {
+    /// Full NAT: the source is translated too.
+    pub const FULL_NAT: u32 = 1;
+    /// NAT whose flows have entries in the reverse table.
+    pub const TRACKED: u32 = 2;
+    /// NAT of any kind.
+    pub const NAT: u32 = 4;
+}
 
 /// Key of the map of all VIPs. Only packets whose ports cannot be read are
 /// looked up in it: fragments, and what is cut short.

@@ -18,6 +18,7 @@ use crate::dataplane::{self, LoadOptions, XdpPolicy};
 use crate::director::Director;
 use crate::notify;
 use crate::reconcile;
+use crate::router;
 use crate::store::{self, Store};
 use crate::vip::{self, Management};
 
@@ -102,6 +103,7 @@ fn load_options(options: &UpOptions) -> Result<LoadOptions> {
         },
         max_backends: options.max_backends,
         flow_table_size: options.flow_table_size,
+        nat_table_size: options.nat_table_size,
         log_drops: options.log_drops,
     })
 }
@@ -124,7 +126,9 @@ pub async fn down(options: DownOptions) -> Result<()> {
     } else {
         info!(bpffs = %options.bpffs.display(), "nothing is pinned");
     }
-    released
+    // After the program, which needs them.
+    let restored = router::release(&options.state);
+    released.and(restored)
 }
 
 /// Ends the `lb-ctl up` that uses a state directory; returns its process id.

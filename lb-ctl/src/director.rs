@@ -1,6 +1,7 @@
 //! The engine of a director: gathers what is desired and what is known of
 //! health and next hops, lets `plan` decide, and writes to the dataplane.
 
+mod nat;
 mod report;
 mod scan;
 
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use lb_common::Address;
 use lb_common::backend::{Backend, mode, state};
+use lb_common::nat::RouterAddresses;
 use lb_common::{limits, ring};
 use siphasher::sip::SipHasher24;
 use tokio::runtime::Handle as Runtime;
@@ -23,11 +26,16 @@ use crate::dataplane::{Dataplane, ServiceKey};
 use crate::health::state::Initial;
 use crate::health::{Manager, Target};
 use crate::maglev;
+use crate::model::status::XdpMode;
 use crate::model::{Config, Kind, Mode, Problem, Protocol, Service, Settings};
 use crate::neighbour::{Host, Resolution, Resolver, Snapshot};
-use crate::plan::{Condition, Desired, DesiredBackend, DesiredService, Full, Plan, State, plan};
+use crate::plan::{
+    Condition, Desired, DesiredBackend, DesiredService, Full, Nat, Plan, State, plan,
+};
 use crate::reconcile::{Engine, EngineStatus, HostFacts, OnLink};
+use crate::router::Router;
 use crate::vip::{Keeper, Management, Options as VipOptions};
+use nat::{Collector, Wish};
 use scan::Scanner;
 
 /// How long a change may wait for the neighbours of new backends, and for new
@@ -46,6 +54,8 @@ pub struct Director<D> {
     keeper: Keeper,
     health: Manager,
     scanner: Scanner,
+    collector: Collector,
+    router: Router,
     /// Indices of the interfaces on which the program runs.
     attached: Vec<u32>,
     changed: Arc<Notify>,
@@ -67,9 +77,11 @@ impl<D: Dataplane> Director<D> {
         let options = VipOptions {
             interfaces: attached.clone(),
             management,
-            state,
+            state: state.clone(),
         };
         let keeper = Keeper::start(Host::open()?, options).await?;
+        let names = dataplane.attachments().into_iter().map(|a| a.name);
+        let router = Router::new(state.clone(), names.collect());
         let (events, mut transitions) = mpsc::unbounded_channel();
         let wake = Arc::clone(&changed);
         tokio::spawn(async move {
@@ -83,6 +95,8 @@ impl<D: Dataplane> Director<D> {
         }
         let state = State::from_dump(dump, dataplane.capacity(), dataplane.now());
         Ok(Self {
+            collector: Collector::start(dataplane.nat(), dataplane.clock()),
+            router,
             scanner: Scanner::new(dataplane.flows(), Arc::clone(&changed)),
             dataplane,
             state,
@@ -153,12 +167,12 @@ impl<D: Dataplane> Director<D> {
                     condition: if self.is_down(service, backend.address) {
                         Condition::Down
                     } else {
-                        condition(service, backend.address.ip, snapshot)
+                        self.condition(service, backend.address.ip, snapshot)
                     },
                 })
                 .collect();
             for mut backend in leaving.remove(&key).unwrap_or_default() {
-                backend.condition = condition(service, backend.address, snapshot);
+                backend.condition = self.condition(service, backend.address, snapshot);
                 backends.push(backend);
             }
             if service.mode == Mode::Tun {
@@ -173,6 +187,11 @@ impl<D: Dataplane> Director<D> {
             let service = DesiredService {
                 hash_key,
                 idle_timeout,
+                nat: if service.full_nat {
+                    Nat::Full
+                } else {
+                    Nat::Gateway
+                },
                 backends,
             };
             desired.services.insert(key, service);
@@ -187,7 +206,56 @@ impl<D: Dataplane> Director<D> {
                 _ => None,
             })
             .collect();
+        if uses_nat(config) {
+            // Replies leave by any of them.
+            desired.interfaces.extend(&self.attached);
+            desired.pool = config.settings.nat_pool.iter().copied().collect();
+            desired.local_addresses = snapshot.addresses.iter().map(|a| a.ip).collect();
+            desired.routers = self.routers(&desired, snapshot);
+        }
+        let interfaces = self
+            .attached
+            .iter()
+            .filter_map(|i| snapshot.interfaces.get(i));
+        let mut modes = interfaces.filter_map(|interface| interface.xdp).peekable();
+        desired.generic = modes.peek().is_some() && modes.all(|mode| mode == XdpMode::Generic);
         desired
+    }
+
+    /// The addresses from which the host speaks for itself on the interfaces:
+    /// neither VIPs nor the pool's.
+    fn routers(&self, desired: &Desired, snapshot: &Snapshot) -> BTreeMap<u32, RouterAddresses> {
+        let vips: BTreeSet<IpAddr> = desired.services.keys().map(|key| key.vip).collect();
+        let mut routers: BTreeMap<u32, RouterAddresses> = BTreeMap::new();
+        for address in &snapshot.addresses {
+            let is_own = !vips.contains(&address.ip) && !desired.pool.contains(&address.ip);
+            if !is_own || !self.attached.contains(&address.interface) {
+                continue;
+            }
+            let of = routers.entry(address.interface).or_default();
+            match address.ip {
+                IpAddr::V4(_) if of.v4 == 0 => of.v4 = Address::from(address.ip).v4_word(),
+                IpAddr::V6(v6) if of.v6 == Address::default() && !v6.is_unicast_link_local() => {
+                    of.v6 = address.ip.into();
+                }
+                _ => {}
+            }
+        }
+        routers
+    }
+
+    fn condition(&self, service: &Service, address: IpAddr, snapshot: &Snapshot) -> Condition {
+        let is_silent = matches!(
+            snapshot.resolutions.get(&address),
+            Some(Resolution::Silent(_))
+        );
+        match reach(service.mode, address, snapshot, &self.attached) {
+            Ok(Resolution::Known(next_hop, _)) => Condition::Up(*next_hop),
+            // TCP connections may outlast the silence, and new ones begin with
+            // a SYN. A UDP flow, new or not, would go on asking nobody.
+            _ if is_silent && service.protocol == Protocol::Udp => Condition::Down,
+            _ => Condition::Unresolved,
+        }
     }
 
     fn is_down(&self, service: &Service, backend: crate::model::BackendAddress) -> bool {
@@ -323,11 +391,25 @@ impl<D: Dataplane> Engine for Director<D> {
     fn apply(&mut self, config: &Config) -> Result<()> {
         self.watch_health(config);
         self.resolve(config);
-        let applied = self.try_apply(config);
-        self.keeper
-            .want(config.services.iter().map(|s| s.vip).collect());
+        // Before packets are translated.
+        let routes = self.router.want(uses_nat(config));
+        let applied = self.try_apply(config).and(routes);
+        let vips = config.services.iter().map(|s| s.vip);
+        let pool = config.settings.nat_pool.iter().copied();
+        self.keeper.want(vips.chain(pool).collect());
+        self.collector.want(Wish {
+            is_used: uses_nat(config),
+            timeouts: config.settings.nat_timeouts.into(),
+            pool: self.state.pool().clone(),
+            ports: config.settings.nat_ports.first..=config.settings.nat_ports.last,
+        });
         // So that who asks for the VIP after the answer is answered.
-        block_in_place(|| Runtime::current().block_on(self.keeper.wait(PATIENCE)));
+        block_in_place(|| {
+            Runtime::current().block_on(async {
+                self.keeper.wait(PATIENCE).await;
+                self.collector.wait(PATIENCE).await;
+            });
+        });
         self.trouble = match &applied {
             Ok(()) => self.deferred.as_ref().map(ToString::to_string),
             Err(error) => Some(format!("{error:#}")),
@@ -397,18 +479,8 @@ const fn mode_number(mode: Mode) -> u8 {
     }
 }
 
-fn condition(service: &Service, address: IpAddr, snapshot: &Snapshot) -> Condition {
-    let is_silent = matches!(
-        snapshot.resolutions.get(&address),
-        Some(Resolution::Silent(_))
-    );
-    match reach(service.mode, address, snapshot) {
-        Ok(Resolution::Known(next_hop, _)) => Condition::Up(*next_hop),
-        // TCP connections may outlast the silence, and new ones begin with a
-        // SYN. A UDP flow, new or not, would go on asking nobody.
-        _ if is_silent && service.protocol == Protocol::Udp => Condition::Down,
-        _ => Condition::Unresolved,
-    }
+fn uses_nat(config: &Config) -> bool {
+    config.services.iter().any(|s| s.mode == Mode::Nat)
 }
 
 /// The outer source address for a backend: from the configured prefix, or the
@@ -432,13 +504,28 @@ fn tunnel_source(settings: &Settings, backend: &DesiredBackend) -> Option<(IpAdd
 }
 
 /// How a backend is reached in this mode, or why it is not.
-fn reach(mode: Mode, address: IpAddr, snapshot: &Snapshot) -> Result<&Resolution, String> {
+fn reach<'a>(
+    mode: Mode,
+    address: IpAddr,
+    snapshot: &'a Snapshot,
+    attached: &[u32],
+) -> Result<&'a Resolution, String> {
     match snapshot.resolutions.get(&address) {
         None => Err("its next hop has not been looked up yet".to_owned()),
         Some(Resolution::Unknown(why) | Resolution::Silent(why)) => Err(why.clone()),
         Some(Resolution::Known(_, Some(router))) if mode == Mode::Dr => Err(format!(
             "it is behind router {router}, but dr mode needs it on a segment of the director"
         )),
+        Some(Resolution::Known(next_hop, _))
+            if mode == Mode::Nat && !attached.contains(&next_hop.interface) =>
+        {
+            let interface = snapshot.interfaces.get(&next_hop.interface);
+            let name = interface.map_or("its interface", |i| i.name.as_str());
+            Err(format!(
+                "its replies would come in by {name}, where lb-ctl is not attached, and nat mode \
+                 has to see them: start lb-ctl up with --interface {name} as well"
+            ))
+        }
         Some(known) => Ok(known),
     }
 }

@@ -18,5 +18,6 @@ pub mod neighbour;
 pub mod notify;
 pub mod plan;
 pub mod reconcile;
+pub mod router;
 pub mod store;
 pub mod vip;

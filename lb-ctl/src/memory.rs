@@ -87,6 +87,8 @@ fn service_status(service: &Service) -> ServiceStatus {
         packets: 0,
         bytes: 0,
         flows: 0,
+        reply_packets: 0,
+        reply_bytes: 0,
     };
     ServiceStatus {
         name: service.name.clone(),
@@ -94,6 +96,7 @@ fn service_status(service: &Service) -> ServiceStatus {
         port: service.port,
         protocol: service.protocol,
         mode: service.mode,
+        full_nat: service.full_nat,
         scheduler: service.scheduler,
         health_check: service.health_check.clone(),
         mtu: None,

@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
-use crate::model::status::{BackendState, Status, XdpMode};
+use crate::model::Mode;
+use crate::model::status::{BackendState, NatStatus, Status, XdpMode};
 
 /// Media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -155,6 +156,33 @@ fn director(registry: &mut Registry, status: &Status) {
     capacity.set(signed(table.capacity));
     let help = "Entries for which each flow table has room";
     registry.register("flow_table_capacity", help, capacity);
+    if let Some(status) = &status.nat {
+        nat(registry, status);
+    }
+}
+
+fn nat(registry: &mut Registry, status: &NatStatus) {
+    let help = "Translated flows that have an entry";
+    let flows: Gauges<IpVersion> = register(registry, "nat_flows", help);
+    for (ip_version, n) in [(4, status.ipv4_flows), (6, status.ipv6_flows)] {
+        let labels = IpVersion { ip_version };
+        flows.get_or_create(&labels).set(signed(n));
+    }
+    let capacity = Gauge::<i64>::default();
+    capacity.set(signed(status.capacity));
+    let help = "Translated flows of each IP version for which there is room";
+    registry.register("nat_flow_capacity", help, capacity);
+
+    let ports: Gauges<IpVersion> = register(registry, "nat_pool_ports", "Ports for full NAT");
+    let help = "Ports for full NAT that flows have taken";
+    let used: Gauges<IpVersion> = register(registry, "nat_pool_ports_used", help);
+    for pool in &status.pools {
+        let labels = IpVersion {
+            ip_version: pool.version,
+        };
+        ports.get_or_create(&labels).set(signed(pool.ports));
+        used.get_or_create(&labels).set(signed(pool.used));
+    }
 }
 
 fn services(registry: &mut Registry, status: &Status) {
@@ -207,6 +235,10 @@ fn backends(registry: &mut Registry, status: &Status) {
         "backend_flows",
         "Flows begun: TCP SYNs forwarded, UDP flows recorded",
     );
+    let help = "Packets from NAT backends that were translated back";
+    let reply_packets: Counters<Backend> = register(registry, "backend_reply_packets", help);
+    let help = "Bytes from NAT backends that were translated back, from the IP header on";
+    let reply_bytes: Counters<Backend> = register(registry, "backend_reply_bytes", help);
     let up: Gauges<Backend> = register(
         registry,
         "backend_up",
@@ -230,6 +262,11 @@ fn backends(registry: &mut Registry, status: &Status) {
             packets.get_or_create(&labels).inc_by(backend.packets);
             bytes.get_or_create(&labels).inc_by(backend.bytes);
             flows.get_or_create(&labels).inc_by(backend.flows);
+            if service.mode == Mode::Nat {
+                let (packets, bytes) = (backend.reply_packets, backend.reply_bytes);
+                reply_packets.get_or_create(&labels).inc_by(packets);
+                reply_bytes.get_or_create(&labels).inc_by(bytes);
+            }
             let alive = !matches!(backend.state, BackendState::Down | BackendState::Unresolved);
             up.get_or_create(&labels).set(alive.into());
             weight.get_or_create(&labels).set(backend.weight.into());
@@ -254,7 +291,7 @@ fn signed(n: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::status::{DropStatus, FlowTableStatus, Thief, VipStatus};
+    use crate::model::status::{DropStatus, FlowTableStatus, PoolStatus, Thief, VipStatus};
     use crate::model::{Config, text};
     use crate::reconcile::Engine;
 
@@ -294,6 +331,17 @@ mod tests {
                 meaning: String::new(),
             }],
             flow_table: FlowTableStatus::default(),
+            nat: Some(NatStatus {
+                ipv4_flows: 12,
+                pools: vec![PoolStatus {
+                    version: 4,
+                    addresses: vec!["203.0.113.3".parse().unwrap()],
+                    ports: 100,
+                    used: 11,
+                    share: 0.11,
+                }],
+                ..NatStatus::default()
+            }),
         };
         let text = render(&status).unwrap();
         let labels = "service=\"web\",vip=\"2001:db8::10\",protocol=\"tcp\",port=\"80\"";
@@ -305,6 +353,9 @@ mod tests {
             format!("lb_backend_up{{{labels},backend=\"2001:db8::21\"}} 1"),
             format!("lb_backend_weight{{{labels},backend=\"2001:db8::21\"}} 3"),
             format!("lb_service_slots{{{labels}}} 3"),
+            "lb_nat_flows{ip_version=\"4\"} 12".to_owned(),
+            "lb_nat_pool_ports{ip_version=\"4\"} 100".to_owned(),
+            "lb_nat_pool_ports_used{ip_version=\"4\"} 11".to_owned(),
             "lb_drops_total{reason=\"no_backend\"} 9".to_owned(),
             "lb_vip_thieves{vip=\"2001:db8::10\"} 1".to_owned(),
             "lb_build_info{version=\"1.2.3\",abi_version=\"1\"} 1".to_owned(),

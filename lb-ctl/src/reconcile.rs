@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use crate::model::status::{
-    DropStatus, FlowTableStatus, InterfaceStatus, ServiceStatus, Status, VipStatus, unix_now,
+    DropStatus, FlowTableStatus, InterfaceStatus, NatStatus, ServiceStatus, Status, VipStatus,
+    unix_now,
 };
 use crate::model::{Config, Kind, Mode, Problem, Scope};
 use crate::store::Store;
@@ -80,6 +81,8 @@ pub struct EngineStatus {
     pub drops: Vec<DropStatus>,
     /// See [`Status`].
     pub flow_table: FlowTableStatus,
+    /// See [`Status`].
+    pub nat: Option<NatStatus>,
 }
 
 /// What carries the desired state out.
@@ -343,6 +346,7 @@ impl<E: Engine> Reconciler<E> {
             vips: engine.vips,
             drops: engine.drops,
             flow_table: engine.flow_table,
+            nat: engine.nat,
         };
         let derived = status.derive_warnings();
         status.warnings.extend(derived);

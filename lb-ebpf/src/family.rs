@@ -2,10 +2,12 @@
 //! each with keys of the right size.
 
 use lb_common::Address;
-use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
-use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue};
+use lb_common::flow::{self, FlowKeyV4, FlowKeyV6};
+use lb_common::nat::RouterAddresses;
+use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
 
-use crate::forward::too_big;
+use crate::checksum::Sum;
+use crate::forward::answer;
 use crate::packet::Packet;
 use crate::parse::{self, PacketInfo};
 use crate::tables::Tables;
@@ -14,7 +16,11 @@ use crate::verdict::Verdict;
 /// An IP version. Addresses and ports are as they stand in the packet.
 pub trait Family: Sized {
     /// An address.
-    type Address: Copy + PartialEq;
+    type Address: Copy + PartialEq + Default;
+    /// Key of a service map.
+    type ServiceKey;
+    /// Key of a flow table.
+    type FlowKey: Copy;
 
     /// EtherType, as it stands in the frame.
     const ETHERTYPE: u16;
@@ -22,33 +28,48 @@ pub trait Family: Sized {
     /// IP protocol number of a packet of this version inside another.
     const ENCAPSULATED: u8;
 
-    /// Answers a packet that does not fit with ICMP, see [`too_big`].
-    fn answer_too_big<P: Packet>(packet: &mut P, info: &PacketInfo<Self>, mtu: u16) -> Option<()>;
+    /// Whether this is IPv4.
+    const IS_V4: bool;
 
     /// Stages 1 and 2.
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict>;
 
-    /// The service with exactly this VIP, port and protocol.
-    fn service<T: Tables>(
-        tables: &T,
+    /// Answers a packet with an ICMP error, see [`answer`].
+    fn answer<P: Packet>(
+        packet: &mut P,
+        info: &PacketInfo<Self>,
+        source: &Self::Address,
+        error: &answer::Error,
+    ) -> Option<()>;
+
+    /// Key of a service, or of a NAT backend.
+    fn service_key(address: &Self::Address, port: u16, protocol: u8) -> Self::ServiceKey;
+
+    /// Key of a flow; `ports` the client's first.
+    fn flow_key(
+        client: &Self::Address,
         vip: &Self::Address,
-        port: u16,
+        ports: u32,
         protocol: u8,
-    ) -> Option<ServiceValue>;
+    ) -> Self::FlowKey;
 
     /// The hash that decides the flow's slot.
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32;
 
-    /// [`Tables::flow_v4`] or [`Tables::flow_v6`].
-    fn flow<T: Tables>(
-        tables: &T,
-        info: &PacketInfo<Self>,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32>;
+    /// The address in the form that maps of both versions have.
+    fn to_common(address: &Self::Address) -> Address;
 
-    /// [`Tables::record_v4`] or [`Tables::record_v6`].
-    fn record<T: Tables>(tables: &T, info: &PacketInfo<Self>, value: &FlowValue);
+    /// The reverse of [`Self::to_common`].
+    fn from_common(address: &Address) -> Self::Address;
+
+    /// Adds an address to a checksum.
+    fn add(sum: Sum, address: &Self::Address) -> Sum;
+
+    /// Adds the complement of an address to a checksum: takes it out.
+    fn subtract(sum: Sum, address: &Self::Address) -> Sum;
+
+    /// The host's own address on an interface, if it has one.
+    fn router(addresses: &RouterAddresses) -> Option<Self::Address>;
 }
 
 /// IPv4, RFC 791.
@@ -59,14 +80,12 @@ pub struct V6;
 
 impl Family for V4 {
     type Address = u32;
+    type ServiceKey = ServiceKeyV4;
+    type FlowKey = FlowKeyV4;
 
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV4;
     const ENCAPSULATED: u8 = 4;
-
-    #[inline(always)]
-    fn answer_too_big<P: Packet>(packet: &mut P, info: &PacketInfo<Self>, mtu: u16) -> Option<()> {
-        too_big::answer_v4(packet, info, mtu)
-    }
+    const IS_V4: bool = true;
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict> {
@@ -74,8 +93,23 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn service<T: Tables>(tables: &T, vip: &u32, port: u16, protocol: u8) -> Option<ServiceValue> {
-        tables.service_v4(&ServiceKeyV4::from_packet(*vip, port, protocol))
+    fn answer<P: Packet>(
+        packet: &mut P,
+        info: &PacketInfo<Self>,
+        source: &u32,
+        error: &answer::Error,
+    ) -> Option<()> {
+        answer::ipv4(packet, info, source, error)
+    }
+
+    #[inline(always)]
+    fn service_key(address: &u32, port: u16, protocol: u8) -> ServiceKeyV4 {
+        ServiceKeyV4::from_packet(*address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn flow_key(client: &u32, vip: &u32, ports: u32, protocol: u8) -> FlowKeyV4 {
+        FlowKeyV4::from_packet(*client, *vip, ports, protocol)
     }
 
     #[inline(always)]
@@ -84,31 +118,39 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn flow<T: Tables>(
-        tables: &T,
-        info: &PacketInfo<Self>,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32> {
-        tables.flow_v4(&flow_key_v4(info), now, valid)
+    fn to_common(address: &u32) -> Address {
+        Address::from_v4_word(*address)
     }
 
     #[inline(always)]
-    fn record<T: Tables>(tables: &T, info: &PacketInfo<Self>, value: &FlowValue) {
-        tables.record_v4(&flow_key_v4(info), value);
+    fn from_common(address: &Address) -> u32 {
+        address.v4_word()
+    }
+
+    #[inline(always)]
+    fn add(sum: Sum, address: &u32) -> Sum {
+        sum.add_u32(*address)
+    }
+
+    #[inline(always)]
+    fn subtract(sum: Sum, address: &u32) -> Sum {
+        sum.add_u32(!*address)
+    }
+
+    #[inline(always)]
+    fn router(addresses: &RouterAddresses) -> Option<u32> {
+        (addresses.v4 != 0).then_some(addresses.v4)
     }
 }
 
 impl Family for V6 {
     type Address = Address;
+    type ServiceKey = ServiceKeyV6;
+    type FlowKey = FlowKeyV6;
 
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV6;
     const ENCAPSULATED: u8 = 41;
-
-    #[inline(always)]
-    fn answer_too_big<P: Packet>(packet: &mut P, info: &PacketInfo<Self>, mtu: u16) -> Option<()> {
-        too_big::answer_v6(packet, info, mtu)
-    }
+    const IS_V4: bool = false;
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict> {
@@ -116,13 +158,23 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn service<T: Tables>(
-        tables: &T,
-        vip: &Address,
-        port: u16,
-        protocol: u8,
-    ) -> Option<ServiceValue> {
-        tables.service_v6(&ServiceKeyV6::from_packet(*vip, port, protocol))
+    fn answer<P: Packet>(
+        packet: &mut P,
+        info: &PacketInfo<Self>,
+        source: &Address,
+        error: &answer::Error,
+    ) -> Option<()> {
+        answer::ipv6(packet, info, source, error)
+    }
+
+    #[inline(always)]
+    fn service_key(address: &Address, port: u16, protocol: u8) -> ServiceKeyV6 {
+        ServiceKeyV6::from_packet(*address, port, protocol)
+    }
+
+    #[inline(always)]
+    fn flow_key(client: &Address, vip: &Address, ports: u32, protocol: u8) -> FlowKeyV6 {
+        FlowKeyV6::from_packet(*client, *vip, ports, protocol)
     }
 
     #[inline(always)]
@@ -131,27 +183,27 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn flow<T: Tables>(
-        tables: &T,
-        info: &PacketInfo<Self>,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32> {
-        tables.flow_v6(&flow_key_v6(info), now, valid)
+    fn to_common(address: &Address) -> Address {
+        *address
     }
 
     #[inline(always)]
-    fn record<T: Tables>(tables: &T, info: &PacketInfo<Self>, value: &FlowValue) {
-        tables.record_v6(&flow_key_v6(info), value);
+    fn from_common(address: &Address) -> Address {
+        *address
     }
-}
 
-#[inline(always)]
-const fn flow_key_v4(info: &PacketInfo<V4>) -> FlowKeyV4 {
-    FlowKeyV4::from_packet(info.client, info.vip, info.ports(), info.protocol)
-}
+    #[inline(always)]
+    fn add(sum: Sum, address: &Address) -> Sum {
+        sum.add_u64(address.words[0]).add_u64(address.words[1])
+    }
 
-#[inline(always)]
-const fn flow_key_v6(info: &PacketInfo<V6>) -> FlowKeyV6 {
-    FlowKeyV6::from_packet(info.client, info.vip, info.ports(), info.protocol)
+    #[inline(always)]
+    fn subtract(sum: Sum, address: &Address) -> Sum {
+        sum.add_u64(!address.words[0]).add_u64(!address.words[1])
+    }
+
+    #[inline(always)]
+    fn router(addresses: &RouterAddresses) -> Option<Address> {
+        (addresses.v6 != Address::default()).then_some(addresses.v6)
+    }
 }

@@ -1,19 +1,23 @@
 //! A packet in a buffer and tables in memory, for tests and fuzzers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 
 use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason, IcmpBudget};
-use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
+use lb_common::flow::FlowValue;
+use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::{RingBlock, Slot};
-use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
+use lb_common::service::{LocalMacKey, ServiceValue};
+use lb_common::settings::Settings;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::checksum::Sum;
+use crate::family::{Family, V4, V6};
 use crate::packet::Packet;
-use crate::tables::Tables;
+use crate::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 
 /// A packet in a buffer, with as much room in front as XDP drivers leave.
 #[derive(Clone, Debug)]
@@ -82,24 +86,32 @@ impl Packet for HostPacket {
 }
 
 /// Tables in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct HostTables {
-    /// IPv4 services.
-    pub services_v4: HashMap<ServiceKeyV4, ServiceValue>,
-    /// IPv6 services.
-    pub services_v6: HashMap<ServiceKeyV6, ServiceValue>,
+    /// The settings.
+    pub settings: Settings,
+    /// What there is for IPv4.
+    pub v4: FamilyMaps<V4>,
+    /// What there is for IPv6.
+    pub v6: FamilyMaps<V6>,
     /// VIPs.
     pub vips: HashSet<Address>,
     /// MAC addresses of the director.
     pub local_macs: HashSet<LocalMacKey>,
+    /// Addresses of the director.
+    pub local_addresses: HashSet<Address>,
+    /// Addresses of the director, by interface.
+    pub routers: HashMap<u32, RouterAddresses>,
+    /// Interfaces to which packets can be redirected.
+    pub interfaces: HashSet<u32>,
+    /// Addresses of the pool, by number.
+    pub pool: HashMap<u16, Address>,
     /// Rings.
     pub rings: Vec<RingBlock>,
     /// Backend entries.
     pub backends: Vec<Backend>,
-    /// IPv4 flow table.
-    pub flows_v4: RefCell<HashMap<FlowKeyV4, FlowValue>>,
-    /// IPv6 flow table.
-    pub flows_v6: RefCell<HashMap<FlowKeyV6, FlowValue>>,
+    /// See [`Tables::direct_seen`].
+    pub direct_seen: Cell<u32>,
     /// The clock.
     pub now: Cell<u32>,
     /// What is left of this second's ICMP errors.
@@ -110,18 +122,30 @@ pub struct HostTables {
     pub drops: RefCell<BTreeMap<DropReason, u64>>,
 }
 
+/// Tables of one IP version.
+pub struct FamilyMaps<F: Family> {
+    /// Services.
+    pub services: HashMap<F::ServiceKey, ServiceValue>,
+    /// NAT backends.
+    pub nat_backends: HashMap<F::ServiceKey, NatBackend>,
+    /// The flow table.
+    pub flows: RefCell<HashMap<F::FlowKey, FlowValue>>,
+    /// Full NAT's forward table.
+    pub nat_forward: RefCell<HashMap<F::FlowKey, NatForward<F::Address>>>,
+    /// NAT's reverse table.
+    pub nat_reverse: RefCell<HashMap<F::FlowKey, NatReverse<F::Address>>>,
+    /// Entries that each of these two has room for.
+    pub nat_table_size: usize,
+    /// Free ports of the pool.
+    pub ports: RefCell<VecDeque<PoolPort>>,
+    /// The way to each destination, and the largest packet in bytes that it
+    /// carries; [`Route::Host`] for all others.
+    pub routes: HashMap<F::Address, (Route, u16)>,
+}
+
 impl Tables for HostTables {
-    fn service_v4(&self, key: &ServiceKeyV4) -> Option<ServiceValue> {
-        self.services_v4.get(key).copied()
-    }
-
-    fn service_v6(&self, key: &ServiceKeyV6) -> Option<ServiceValue> {
-        self.services_v6.get(key).copied()
-    }
-
-    fn has_port_zero_services(&self) -> bool {
-        self.services_v4.keys().any(|key| key.port() == 0)
-            || self.services_v6.keys().any(|key| key.port() == 0)
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
     }
 
     fn is_vip(&self, address: &Address) -> bool {
@@ -145,32 +169,6 @@ impl Tables for HostTables {
         self.now.get()
     }
 
-    fn flow_v4(
-        &self,
-        key: &FlowKeyV4,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32> {
-        see(self.flows_v4.borrow_mut().get_mut(key)?, now, valid)
-    }
-
-    fn flow_v6(
-        &self,
-        key: &FlowKeyV6,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32> {
-        see(self.flows_v6.borrow_mut().get_mut(key)?, now, valid)
-    }
-
-    fn record_v4(&self, key: &FlowKeyV4, value: &FlowValue) {
-        self.flows_v4.borrow_mut().insert(*key, *value);
-    }
-
-    fn record_v6(&self, key: &FlowKeyV6, value: &FlowValue) {
-        self.flows_v6.borrow_mut().insert(*key, *value);
-    }
-
     fn may_send_icmp(&self) -> bool {
         let mut budget = self.icmp_budget.get();
         let may = budget.take(self.now());
@@ -186,14 +184,164 @@ impl Tables for HostTables {
         counters.flows += u64::from(new_flow);
     }
 
+    fn count_reply(&self, backend: u32, bytes: u16) {
+        let mut counters = self.counters.borrow_mut();
+        let counters = counters.entry(backend).or_default();
+        counters.reply_packets += 1;
+        counters.reply_bytes += u64::from(bytes);
+    }
+
     fn count_drop(&self, reason: DropReason) {
         *self.drops.borrow_mut().entry(reason).or_default() += 1;
     }
+
+    fn is_local_address(&self, address: &Address) -> bool {
+        self.local_addresses.contains(address)
+    }
+
+    fn router(&self, interface: u32) -> Option<RouterAddresses> {
+        self.routers.get(&interface).copied()
+    }
+
+    fn can_redirect(&self, interface: u32) -> bool {
+        self.interfaces.contains(&interface)
+    }
+
+    fn pool_address(&self, index: u16) -> Option<Address> {
+        self.pool.get(&index).copied()
+    }
+
+    fn direct_seen(&self) -> u32 {
+        self.direct_seen.get()
+    }
+
+    fn note_direct(&self, now: u32) {
+        self.direct_seen.set(now);
+    }
 }
 
-fn see(value: &mut FlowValue, now: u32, valid: impl FnOnce(&FlowValue) -> bool) -> Option<u32> {
-    valid(value).then(|| {
-        value.last_seen = now;
-        value.backend
-    })
+macro_rules! family_tables {
+    ($family:ident, $field:ident) => {
+        impl FamilyTables<$family> for HostTables {
+            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceValue> {
+                self.$field.services.get(key).copied()
+            }
+
+            fn flow(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                now: u32,
+                valid: impl FnOnce(&FlowValue) -> bool,
+            ) -> Option<u32> {
+                let mut flows = self.$field.flows.borrow_mut();
+                let value = flows.get_mut(key)?;
+                valid(value).then(|| {
+                    value.last_seen = now;
+                    value.backend
+                })
+            }
+
+            fn record(&self, key: &<$family as Family>::FlowKey, value: &FlowValue) {
+                self.$field.flows.borrow_mut().insert(*key, *value);
+            }
+
+            fn forget(&self, key: &<$family as Family>::FlowKey) {
+                self.$field.flows.borrow_mut().remove(key);
+            }
+
+            fn nat_backend(&self, key: &<$family as Family>::ServiceKey) -> Option<NatBackend> {
+                self.$field.nat_backends.get(key).copied()
+            }
+
+            fn nat_forward<R>(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                look: impl FnOnce(&mut NatForward<<$family as Family>::Address>) -> R,
+            ) -> Option<R> {
+                Some(look(self.$field.nat_forward.borrow_mut().get_mut(key)?))
+            }
+
+            fn nat_reverse<R>(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                look: impl FnOnce(&mut NatReverse<<$family as Family>::Address>) -> R,
+            ) -> Option<R> {
+                Some(look(self.$field.nat_reverse.borrow_mut().get_mut(key)?))
+            }
+
+            fn insert_nat_forward(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                value: &NatForward<<$family as Family>::Address>,
+                replace: bool,
+            ) -> Insertion {
+                let mut table = self.$field.nat_forward.borrow_mut();
+                insert(&mut table, self.$field.nat_table_size, key, value, replace)
+            }
+
+            fn insert_nat_reverse(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                value: &NatReverse<<$family as Family>::Address>,
+            ) -> Insertion {
+                let mut table = self.$field.nat_reverse.borrow_mut();
+                insert(&mut table, self.$field.nat_table_size, key, value, false)
+            }
+
+            fn remove_nat_reverse(&self, key: &<$family as Family>::FlowKey) {
+                self.$field.nat_reverse.borrow_mut().remove(key);
+            }
+
+            fn take_port(&self) -> Option<PoolPort> {
+                self.$field.ports.borrow_mut().pop_front()
+            }
+
+            fn return_port(&self, port: PoolPort) {
+                self.$field.ports.borrow_mut().push_back(port);
+            }
+
+            fn route(&self, packet: &RouteQuery<$family>) -> Route {
+                match self.$field.routes.get(&packet.destination) {
+                    Some((_, mtu)) if packet.length > *mtu => Route::TooBig(*mtu),
+                    Some((route, _)) => *route,
+                    None => Route::Host,
+                }
+            }
+        }
+    };
+}
+family_tables!(V4, v4);
+family_tables!(V6, v6);
+
+fn insert<K: Copy + Eq + Hash, V: Copy>(
+    table: &mut HashMap<K, V>,
+    size: usize,
+    key: &K,
+    value: &V,
+    replace: bool,
+) -> Insertion {
+    let exists = table.contains_key(key);
+    if exists && !replace {
+        return Insertion::Exists;
+    }
+    if !exists && table.len() >= size {
+        return Insertion::Full;
+    }
+    table.insert(*key, *value);
+    Insertion::Done
+}
+
+impl<F: Family> Default for FamilyMaps<F> {
+    fn default() -> Self {
+        Self {
+            services: HashMap::new(),
+            nat_backends: HashMap::new(),
+            flows: RefCell::default(),
+            nat_forward: RefCell::default(),
+            nat_reverse: RefCell::default(),
+            nat_table_size: usize::MAX,
+            ports: RefCell::default(),
+            routes: HashMap::new(),
+        }
+    }
 }

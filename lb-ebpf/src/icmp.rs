@@ -19,7 +19,7 @@ pub const PROTOCOL_V4: u8 = 1;
 pub const PROTOCOL_V6: u8 = 58;
 
 /// Bytes before the quoted packet.
-const HEADER_LENGTH: usize = 8;
+pub const HEADER_LENGTH: usize = 8;
 
 /// The flow that an ICMP error at `offset` speaks of.
 ///
@@ -58,6 +58,7 @@ pub fn ipv4<P: Packet>(
         envelope,
         quoted.destination.get(),
         quoted.protocol,
+        offset,
         ports_offset,
     )
 }
@@ -94,6 +95,7 @@ pub fn ipv6<P: Packet>(
         envelope,
         words(&quoted.destination),
         quoted.next_header,
+        offset,
         ports_offset,
     )
 }
@@ -106,6 +108,7 @@ fn quoted_flow<F: Family, P: Packet>(
     envelope: &Envelope<F>,
     client: F::Address,
     protocol: u8,
+    offset: usize,
     ports_offset: usize,
 ) -> Result<PacketInfo<F>, Verdict> {
     if !matches!(protocol, TCP | UDP) {
@@ -124,6 +127,10 @@ fn quoted_flow<F: Family, P: Packet>(
         may_fragment: envelope.may_fragment,
         syn: false,
         is_icmp: true,
+        tcp_flags: 0,
+        ttl: envelope.ttl,
+        layer4: offset as u16,
+        ports_at: ports_offset as u16,
         headers_end: (ports_offset + size_of::<Ports>()) as u16,
     })
 }

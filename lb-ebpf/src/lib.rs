@@ -13,6 +13,10 @@
 //! 6. [`forward`]: the rewrite that the service's mode asks for.
 //! 7. [`verdict`]: what becomes of the packet, and the counters.
 //!
+//! NAT mode has stages 4 to 6 of its own, in [`nat`]: for packets of its
+//! services, and for packets of no service, which may be what a NAT backend
+//! answers.
+//!
 //! # Invariants
 //! - Every packet is forwarded whole and correct, dropped under a reason that
 //!   is counted, or passed untouched. Nothing is written before stage 6.
@@ -20,6 +24,8 @@
 //!   malformed, is for the host to judge. Fragments for a VIP are the one
 //!   exception, because only the first of them names a port.
 //! - While a slot is settled the flow table is neither read nor written.
+//! - A packet that is rewritten for the host to send on is whole and correct
+//!   as it is: see [`verdict::Verdict::Host`].
 //!
 //! Stages are generic over [`packet::Packet`] and [`tables::Tables`], so that
 //! the same source runs in the kernel, in unit tests and in fuzzers. Headers
@@ -36,44 +42,109 @@ pub mod forward;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod icmp;
+pub mod nat;
 pub mod packet;
 pub mod parse;
 pub mod schedule;
 pub mod service;
 pub mod tables;
+pub mod translate;
 pub mod verdict;
 
 use family::{Family, V4, V6};
+use lb_common::service::{ServiceValue, flags};
 use packet::Packet;
-use parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethertype};
-use tables::Tables;
-use verdict::Verdict;
+use parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PacketInfo, ethertype};
+use tables::{FamilyTables, Tables};
+use verdict::{Packed, Verdict};
 
 /// Runs all stages on one packet.
 #[inline(always)]
-pub fn process<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let verdict = match ethertype(packet) {
+pub fn process<P, T>(packet: &mut P, tables: &T) -> Verdict
+where
+    P: Packet,
+    T: Tables + FamilyTables<V4> + FamilyTables<V6>,
+{
+    match enter(packet, tables) {
+        Some(verdict) => verdict,
+        None if ethertype(packet) == Some(ETHERTYPE_IPV4) => {
+            process_nat::<V4, P, T>(packet, tables)
+        }
+        None => process_nat::<V6, P, T>(packet, tables),
+    }
+}
+
+/// Runs all stages of the modes DR and TUN. `None` if the packet is NAT's, for
+/// [`process_nat`].
+#[inline(always)]
+pub fn enter<P, T>(packet: &mut P, tables: &T) -> Option<Verdict>
+where
+    P: Packet,
+    T: Tables + FamilyTables<V4> + FamilyTables<V6>,
+{
+    // Packed where they come together, see `Packed`.
+    let end = match ethertype(packet) {
         Some(ETHERTYPE_IPV4) => stages::<V4, P, T>(packet, tables),
         Some(ETHERTYPE_IPV6) => stages::<V6, P, T>(packet, tables),
-        _ => Ok(Verdict::Pass),
+        _ => Packed::new(Ok(Verdict::Pass)),
     };
-    match verdict {
-        Ok(verdict) => verdict,
+    (end != NAT).then(|| finish(end, tables))
+}
+
+/// Runs the stages of NAT mode.
+#[inline(always)]
+pub fn process_nat<F, P, T>(packet: &mut P, tables: &T) -> Verdict
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    finish(Packed::new(nat::process(packet, tables)), tables)
+}
+
+/// Counts a drop that was an early end; the others have been counted.
+#[inline(always)]
+fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
+    match end.unpack() {
         Err(Verdict::Drop(reason)) => {
             tables.count_drop(reason);
             Verdict::Drop(reason)
         }
-        Err(verdict) => verdict,
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+/// Not the end: the packet is NAT's.
+const NAT: Packed = Packed::new(Ok(Verdict::Host));
+
+#[inline(always)]
+fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {
+    let info = match F::parse(packet, tables) {
+        Ok(info) => info,
+        Err(early) => return Packed::new(Err(early)),
+    };
+    match service::find(packet, &info, tables) {
+        Ok(Some(service)) if service.flags & flags::NAT != 0 => NAT,
+        Ok(Some(service)) => Packed::new(serve(packet, &info, &service, tables)),
+        Ok(None) => match tables.settings() {
+            // It may be what a NAT backend answers.
+            Some(settings) if settings.nat_backends != 0 => NAT,
+            _ => Packed::new(Err(Verdict::Pass)),
+        },
+        Err(early) => Packed::new(Err(early)),
     }
 }
 
 /// `Err` is an early end: a packet that passes or is dropped.
 #[inline(always)]
-fn stages<F: Family, P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Verdict> {
-    let info = F::parse(packet, tables)?;
-    let service = service::find(packet, &info, tables)?;
-    let chosen = schedule::schedule(packet, &info, &service, tables)?;
-    let verdict = forward::forward(packet, &info, &chosen, tables)?;
+fn serve<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
+    let chosen = schedule::schedule(packet, info, service, tables)?;
+    let verdict = forward::forward(packet, info, &chosen, tables)?;
     tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
     Ok(verdict)
 }

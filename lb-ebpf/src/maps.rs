@@ -3,21 +3,31 @@
 //! User space sets the sizes that depend on the installation when it loads
 //! the program; those given here are for the smallest one.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue};
+use aya_ebpf::programs::XdpContext;
 use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DROP_REASONS, DropReason, IcmpBudget};
 use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::limits::{
-    DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, MAX_INTERFACES, MAX_SERVICES, ring_blocks,
+    DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, DEFAULT_NAT_TABLE_SIZE, MAX_INTERFACES,
+    MAX_LOCAL_ADDRESSES, MAX_SERVICES, ring_blocks,
+};
+use lb_common::nat::{
+    MAX_POOL_ADDRESSES, NatBackend, NatForward, NatReverse, PROGRAMS as NAT_PROGRAM_COUNT,
+    PoolPort, RouterAddresses,
 };
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
-use lb_ebpf::tables::Tables;
+use lb_ebpf::family::{Family, V4, V6};
+use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
+
+use crate::fib;
 
 /// [`Settings`], one value.
 #[map]
@@ -67,30 +77,75 @@ static FLOWS_V4: LruHashMap<FlowKeyV4, FlowValue> = LruHashMap::pinned(DEFAULT_F
 #[map]
 static FLOWS_V6: LruHashMap<FlowKeyV6, FlowValue> = LruHashMap::pinned(DEFAULT_FLOW_TABLE_SIZE, 0);
 
+/// NAT backends by IPv4 address and port.
+#[map]
+static NAT_BACKENDS_V4: HashMap<ServiceKeyV4, NatBackend> =
+    HashMap::pinned(DEFAULT_MAX_BACKENDS, 0);
+
+/// NAT backends by IPv6 address and port.
+#[map]
+static NAT_BACKENDS_V6: HashMap<ServiceKeyV6, NatBackend> =
+    HashMap::pinned(DEFAULT_MAX_BACKENDS, 0);
+
+/// Full NAT: translated IPv4 flows as the client has them.
+#[map]
+static NAT_FORWARD_V4: HashMap<FlowKeyV4, NatForward<u32>> =
+    HashMap::pinned(DEFAULT_NAT_TABLE_SIZE, BPF_F_NO_PREALLOC);
+
+/// Full NAT: translated IPv6 flows as the client has them.
+#[map]
+static NAT_FORWARD_V6: HashMap<FlowKeyV6, NatForward<Address>> =
+    HashMap::pinned(DEFAULT_NAT_TABLE_SIZE, BPF_F_NO_PREALLOC);
+
+/// Translated IPv4 flows as the backend has them.
+#[map]
+static NAT_REVERSE_V4: HashMap<FlowKeyV4, NatReverse<u32>> =
+    HashMap::pinned(DEFAULT_NAT_TABLE_SIZE, BPF_F_NO_PREALLOC);
+
+/// Translated IPv6 flows as the backend has them.
+#[map]
+static NAT_REVERSE_V6: HashMap<FlowKeyV6, NatReverse<Address>> =
+    HashMap::pinned(DEFAULT_NAT_TABLE_SIZE, BPF_F_NO_PREALLOC);
+
+/// Addresses of the pool, by their number; zero if there is none.
+#[map]
+static POOL: Array<Address> = Array::pinned(MAX_POOL_ADDRESSES, 0);
+
+/// Free ports of IPv4 addresses of the pool, the one free for longest first.
+#[map]
+static POOL_PORTS_V4: Queue<PoolPort> = Queue::pinned(DEFAULT_NAT_TABLE_SIZE, 0);
+
+/// Free ports of IPv6 addresses of the pool.
+#[map]
+static POOL_PORTS_V6: Queue<PoolPort> = Queue::pinned(DEFAULT_NAT_TABLE_SIZE, 0);
+
+/// Addresses that the director has itself; the value counts nothing.
+#[map]
+static LOCAL_ADDRESSES: HashMap<VipKey, u32> = HashMap::pinned(MAX_LOCAL_ADDRESSES, 0);
+
+/// The director's own addresses, by index of the interface.
+#[map]
+static ROUTERS: HashMap<u32, RouterAddresses> = HashMap::pinned(MAX_INTERFACES, 0);
+
+/// When somebody last spoke to a NAT backend past every VIP.
+#[map]
+static DIRECT_SEEN: Array<u32> = Array::pinned(1, 0);
+
+/// The programs of NAT mode.
+#[map]
+pub static NAT_PROGRAMS: ProgramArray = ProgramArray::pinned(NAT_PROGRAM_COUNT, 0);
+
 /// Interfaces that packets may be redirected to, by their own index.
 #[map]
 pub static INTERFACES: DevMapHash = DevMapHash::pinned(MAX_INTERFACES, 0);
 
-/// The maps above.
-pub struct Maps;
+/// The maps above, as seen by the program that runs on this packet.
+pub struct Maps<'a>(pub &'a XdpContext);
 
-impl Tables for Maps {
+impl Tables for Maps<'_> {
     #[inline(always)]
-    fn service_v4(&self, key: &ServiceKeyV4) -> Option<ServiceValue> {
-        // SAFETY: the value is copied at once; should it be replaced twice in
-        // between, the stages notice that ring and service do not match.
-        unsafe { SERVICES_V4.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn service_v6(&self, key: &ServiceKeyV6) -> Option<ServiceValue> {
-        // SAFETY: as for IPv4.
-        unsafe { SERVICES_V6.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn has_port_zero_services(&self) -> bool {
-        SETTINGS.get(0).is_some_and(|s| s.port_zero_services != 0)
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
     }
 
     #[inline(always)]
@@ -122,38 +177,6 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn flow_v4(
-        &self,
-        key: &FlowKeyV4,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32> {
-        see(FLOWS_V4.get_ptr_mut(key)?, now, valid)
-    }
-
-    #[inline(always)]
-    fn flow_v6(
-        &self,
-        key: &FlowKeyV6,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32> {
-        see(FLOWS_V6.get_ptr_mut(key)?, now, valid)
-    }
-
-    // Insertion fails only if the LRU list has nothing left to evict. Then
-    // the flow goes unrecorded, and its slot decides.
-    #[inline(always)]
-    fn record_v4(&self, key: &FlowKeyV4, value: &FlowValue) {
-        let _ = FLOWS_V4.insert(key, value, u64::from(BPF_ANY));
-    }
-
-    #[inline(always)]
-    fn record_v6(&self, key: &FlowKeyV6, value: &FlowValue) {
-        let _ = FLOWS_V6.insert(key, value, u64::from(BPF_ANY));
-    }
-
-    #[inline(always)]
     fn may_send_icmp(&self) -> bool {
         match ICMP_BUDGET.get_ptr_mut(0) {
             // SAFETY: the value is this CPU's own, and XDP programs on one
@@ -177,11 +200,200 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn count_reply(&self, backend: u32, bytes: u16) {
+        if let Some(counters) = COUNTERS.get_ptr_mut(backend) {
+            // SAFETY: as above.
+            unsafe {
+                (*counters).reply_packets += 1;
+                (*counters).reply_bytes += u64::from(bytes);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn count_drop(&self, reason: DropReason) {
         if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
             // SAFETY: as above.
             unsafe { *count += 1 }
         }
+    }
+
+    #[inline(always)]
+    fn is_local_address(&self, address: &Address) -> bool {
+        LOCAL_ADDRESSES.get_ptr(VipKey { vip: *address }).is_some()
+    }
+
+    #[inline(always)]
+    fn router(&self, interface: u32) -> Option<RouterAddresses> {
+        // SAFETY: the value is copied at once, and is changed only when the
+        // host's addresses are.
+        unsafe { ROUTERS.get(interface) }.copied()
+    }
+
+    #[inline(always)]
+    fn can_redirect(&self, interface: u32) -> bool {
+        INTERFACES.get_ifindex(interface).is_some()
+    }
+
+    #[inline(always)]
+    fn pool_address(&self, index: u16) -> Option<Address> {
+        let address = *POOL.get(u32::from(index))?;
+        (address != Address::default()).then_some(address)
+    }
+
+    #[inline(always)]
+    fn direct_seen(&self) -> u32 {
+        DIRECT_SEEN.get(0).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn note_direct(&self, now: u32) {
+        if let Some(last) = DIRECT_SEEN.get_ptr_mut(0) {
+            // SAFETY: a word is written whole; CPUs that write at the same
+            // time write the same second.
+            unsafe { *last = now }
+        }
+    }
+}
+
+macro_rules! family_tables {
+    (
+        $family:ident, $services:ident, $flows:ident, $nat_backends:ident, $nat_forward:ident,
+        $nat_reverse:ident, $ports:ident, $route:path
+    ) => {
+        impl FamilyTables<$family> for Maps<'_> {
+            #[inline(always)]
+            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceValue> {
+                // SAFETY: the value is copied at once; should it be replaced
+                // twice in between, the stages notice that ring and service
+                // do not match.
+                unsafe { $services.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn flow(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                now: u32,
+                valid: impl FnOnce(&FlowValue) -> bool,
+            ) -> Option<u32> {
+                see($flows.get_ptr_mut(key)?, now, valid)
+            }
+
+            // Insertion fails only if the LRU list has nothing left to evict.
+            // Then the flow goes unrecorded, and its slot decides.
+            #[inline(always)]
+            fn record(&self, key: &<$family as Family>::FlowKey, value: &FlowValue) {
+                let _ = $flows.insert(key, value, u64::from(BPF_ANY));
+            }
+
+            #[inline(always)]
+            fn forget(&self, key: &<$family as Family>::FlowKey) {
+                // That there is none is what is wanted.
+                let _ = $flows.remove(key);
+            }
+
+            #[inline(always)]
+            fn nat_backend(&self, key: &<$family as Family>::ServiceKey) -> Option<NatBackend> {
+                // SAFETY: the value is copied at once.
+                unsafe { $nat_backends.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn nat_forward<R>(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                look: impl FnOnce(&mut NatForward<<$family as Family>::Address>) -> R,
+            ) -> Option<R> {
+                let value = $nat_forward.get_ptr_mut(key)?;
+                // SAFETY: a map value stays readable until the program ends.
+                // Other CPUs may write the same words, each whole.
+                Some(look(unsafe { &mut *value }))
+            }
+
+            #[inline(always)]
+            fn nat_reverse<R>(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                look: impl FnOnce(&mut NatReverse<<$family as Family>::Address>) -> R,
+            ) -> Option<R> {
+                let value = $nat_reverse.get_ptr_mut(key)?;
+                // SAFETY: as above.
+                Some(look(unsafe { &mut *value }))
+            }
+
+            #[inline(always)]
+            fn insert_nat_forward(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                value: &NatForward<<$family as Family>::Address>,
+                replace: bool,
+            ) -> Insertion {
+                let flags = if replace { BPF_ANY } else { BPF_NOEXIST };
+                insertion($nat_forward.insert(key, value, u64::from(flags)))
+            }
+
+            #[inline(always)]
+            fn insert_nat_reverse(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                value: &NatReverse<<$family as Family>::Address>,
+            ) -> Insertion {
+                insertion($nat_reverse.insert(key, value, u64::from(BPF_NOEXIST)))
+            }
+
+            #[inline(always)]
+            fn remove_nat_reverse(&self, key: &<$family as Family>::FlowKey) {
+                // That there is none is what is wanted.
+                let _ = $nat_reverse.remove(key);
+            }
+
+            #[inline(always)]
+            fn take_port(&self) -> Option<PoolPort> {
+                $ports.pop().ok().flatten()
+            }
+
+            #[inline(always)]
+            fn return_port(&self, port: PoolPort) {
+                // There is room: it has just been taken.
+                let _ = $ports.push(port, 0);
+            }
+
+            #[inline(always)]
+            fn route(&self, packet: &RouteQuery<$family>) -> Route {
+                $route(self.0.as_ptr(), packet)
+            }
+        }
+    };
+}
+family_tables!(
+    V4,
+    SERVICES_V4,
+    FLOWS_V4,
+    NAT_BACKENDS_V4,
+    NAT_FORWARD_V4,
+    NAT_REVERSE_V4,
+    POOL_PORTS_V4,
+    fib::route_v4
+);
+family_tables!(
+    V6,
+    SERVICES_V6,
+    FLOWS_V6,
+    NAT_BACKENDS_V6,
+    NAT_FORWARD_V6,
+    NAT_REVERSE_V6,
+    POOL_PORTS_V6,
+    fib::route_v6
+);
+
+#[inline(always)]
+fn insertion(result: Result<(), i32>) -> Insertion {
+    const EEXIST: i32 = -17;
+    match result {
+        Ok(()) => Insertion::Done,
+        Err(EEXIST) => Insertion::Exists,
+        Err(_) => Insertion::Full,
     }
 }
 

@@ -41,11 +41,37 @@ pub struct PacketInfo<F: Family> {
     pub syn: bool,
     /// An ICMP error.
     pub is_icmp: bool,
+    /// The TCP flags of a packet that is no ICMP error.
+    pub tcp_flags: u8,
+    /// IPv4's time to live, IPv6's hop limit.
+    pub ttl: u8,
+    /// Where TCP or UDP begins, or ICMP.
+    pub layer4: u16,
+    /// Where the ports are: in an ICMP error those of the quoted packet.
+    pub ports_at: u16,
     /// Where the frame must not end yet: the first byte after the headers.
     pub headers_end: u16,
 }
 
+/// TCP flags, RFC 9293, section 3.1.
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Begins a connection.
+    pub const SYN: u8 = 0x02;
+    /// Ends it at once.
+    pub const RST: u8 = 0x04;
+    /// Acknowledges.
+    pub const ACK: u8 = 0x10;
+}
+
 impl<F: Family> PacketInfo<F> {
+    /// Key of the flow in the flow tables.
+    #[inline(always)]
+    pub fn flow_key(&self) -> F::FlowKey {
+        F::flow_key(&self.client, &self.vip, self.ports(), self.protocol)
+    }
+
     /// Both ports as the flow hash takes them.
     #[inline(always)]
     pub const fn ports(&self) -> u32 {
@@ -265,6 +291,7 @@ pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         destination_mac: ethernet.destination(),
         ip_length: ip.total_length.get(),
         traffic_class: ip.tos,
+        ttl: ip.ttl,
         may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
     };
     // The usual length apart: a constant offset is cheaper.
@@ -307,6 +334,7 @@ pub fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         // A sum of more than 16 bits is longer than any frame: truncated.
         ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
         traffic_class: (ip.version_class_label.get() >> 20) as u8,
+        ttl: ip.hop_limit,
         may_fragment: false,
     };
     const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
@@ -347,6 +375,8 @@ pub struct Envelope<F: Family> {
     pub ip_length: u16,
     /// DSCP and ECN.
     pub traffic_class: u8,
+    /// Time to live, hop limit.
+    pub ttl: u8,
     /// See [`PacketInfo::may_fragment`].
     pub may_fragment: bool,
 }
@@ -368,8 +398,7 @@ fn transport<F: Family, P: Packet>(
     protocol: u8,
 ) -> Option<PacketInfo<F>> {
     const FLAGS: usize = 13;
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
+    use tcp_flags::{ACK, SYN};
     let ports = packet.read::<Ports>(offset)?;
     // Without flags the frame ends within the headers, which is found out when
     // the lengths are checked.
@@ -390,6 +419,10 @@ fn transport<F: Family, P: Packet>(
         may_fragment: envelope.may_fragment,
         syn: flags & (SYN | ACK) == SYN,
         is_icmp: false,
+        tcp_flags: flags,
+        ttl: envelope.ttl,
+        layer4: offset as u16,
+        ports_at: offset as u16,
         headers_end: (offset + header_length) as u16,
     })
 }

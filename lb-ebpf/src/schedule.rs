@@ -11,7 +11,7 @@ use crate::family::Family;
 use crate::flow::{Remembered, decide};
 use crate::packet::Packet;
 use crate::parse::PacketInfo;
-use crate::tables::Tables;
+use crate::tables::{FamilyTables, Tables};
 use crate::verdict::{Verdict, drop};
 
 /// The backend that a packet goes to.
@@ -32,7 +32,7 @@ pub struct Chosen<'a> {
 /// # Errors
 /// A drop if no backend can take the packet.
 #[inline(always)]
-pub fn schedule<'a, F: Family, P: Packet, T: Tables>(
+pub fn schedule<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &P,
     info: &PacketInfo<F>,
     service: &ServiceValue,
@@ -49,6 +49,40 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables>(
     } else {
         remembered(packet, info, service, tables, slot, hash)?
     };
+    Ok(Chosen {
+        id,
+        backend: usable(service, tables, id)?,
+        hash,
+        new_flow,
+    })
+}
+
+/// The backend for a new flow that is remembered by other means: whatever the
+/// slot's state, the one that gets its new flows.
+///
+/// # Errors
+/// A drop if no backend can take the packet.
+#[inline(always)]
+pub fn schedule_new<'a, F: Family, T: Tables>(
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &'a T,
+) -> Result<(u32, &'a Backend), Verdict> {
+    if service.slots == 0 {
+        return drop(DropReason::NoBackend);
+    }
+    let hash = F::hash(service.hash_key, info);
+    let index = slot_index(hash, service.slots);
+    let id = read_slot(tables, service.ring_offset, index)?.backend();
+    Ok((id, usable(service, tables, id)?))
+}
+
+#[inline(always)]
+fn usable<'a, T: Tables>(
+    service: &ServiceValue,
+    tables: &'a T,
+    id: u32,
+) -> Result<&'a Backend, Verdict> {
     if id == 0 {
         return drop(DropReason::NoBackend);
     }
@@ -63,12 +97,7 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables>(
     if backend.service != service.id {
         return drop(DropReason::RingCorrupt);
     }
-    Ok(Chosen {
-        id,
-        backend,
-        hash,
-        new_flow,
-    })
+    Ok(backend)
 }
 
 #[inline(always)]
@@ -83,7 +112,7 @@ fn read_slot<T: Tables>(tables: &T, ring_offset: u32, index: u32) -> Result<Slot
 /// A slot for which the flow table has a say. Returns the backend and whether
 /// the packet begins a flow.
 #[inline(always)]
-fn remembered<F: Family, P: Packet, T: Tables>(
+fn remembered<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &P,
     info: &PacketInfo<F>,
     service: &ServiceValue,
@@ -103,7 +132,7 @@ fn remembered<F: Family, P: Packet, T: Tables>(
     let recorded = if begins {
         None
     } else {
-        F::flow(tables, info, now, |flow| {
+        tables.flow(&info.flow_key(), now, |flow| {
             !is_idle(flow.last_seen, now, service.idle_timeout)
                 && is_alive(tables, service, flow.backend, Some(flow.generation))
         })
@@ -128,7 +157,7 @@ fn remembered<F: Family, P: Packet, T: Tables>(
             last_seen: now,
             hash,
         };
-        F::record(tables, info, &value);
+        tables.record(&info.flow_key(), &value);
     }
     let is_udp = info.protocol == protocol::UDP;
     Ok((backend, info.syn || (record && is_udp)))

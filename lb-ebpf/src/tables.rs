@@ -3,18 +3,18 @@
 use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
-use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
+use lb_common::flow::FlowValue;
+use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::Slot;
-use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
+use lb_common::service::{LocalMacKey, ServiceValue};
+use lb_common::settings::Settings;
+
+use crate::family::Family;
 
 /// What the stages look up and record. In the kernel these are BPF maps.
 pub trait Tables {
-    /// The IPv4 service with exactly this key.
-    fn service_v4(&self, key: &ServiceKeyV4) -> Option<ServiceValue>;
-    /// The IPv6 service with exactly this key.
-    fn service_v6(&self, key: &ServiceKeyV6) -> Option<ServiceValue>;
-    /// Whether any service has port 0.
-    fn has_port_zero_services(&self) -> bool;
+    /// The settings.
+    fn settings(&self) -> Option<&Settings>;
     /// Whether any service has this VIP.
     fn is_vip(&self, address: &Address) -> bool;
     /// Whether frames for this MAC address are the director's.
@@ -26,31 +26,132 @@ pub trait Tables {
 
     /// [`lb_common::flow::seconds`] of the monotonic clock.
     fn now(&self) -> u32;
-    /// The backend of a recorded IPv4 flow for which `valid` holds; marks the
-    /// flow as seen at `now`.
-    fn flow_v4(
-        &self,
-        key: &FlowKeyV4,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32>;
-    /// The same for IPv6.
-    fn flow_v6(
-        &self,
-        key: &FlowKeyV6,
-        now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32>;
-    /// Records an IPv4 flow. Failure is not told: a flow that is not recorded
-    /// goes where its slot says.
-    fn record_v4(&self, key: &FlowKeyV4, value: &FlowValue);
-    /// The same for IPv6.
-    fn record_v6(&self, key: &FlowKeyV6, value: &FlowValue);
 
     /// Whether one more ICMP error may be sent now; counts it.
     fn may_send_icmp(&self) -> bool;
     /// Adds a packet of `bytes` to the backend's counters.
     fn count_forwarded(&self, backend: u32, bytes: u16, new_flow: bool);
+    /// Adds a reply of `bytes` to the backend's counters.
+    fn count_reply(&self, backend: u32, bytes: u16);
     /// Adds one to the reason's counter.
     fn count_drop(&self, reason: DropReason);
+
+    /// Whether this address is the director's own.
+    fn is_local_address(&self, address: &Address) -> bool;
+    /// The director's own addresses on an interface.
+    fn router(&self, interface: u32) -> Option<RouterAddresses>;
+    /// Whether packets can be redirected to this interface.
+    fn can_redirect(&self, interface: u32) -> bool;
+    /// The pool's address with this number.
+    fn pool_address(&self, index: u16) -> Option<Address>;
+    /// When a client's packet to a backend, past every VIP, was last seen; 0
+    /// for never.
+    fn direct_seen(&self) -> u32;
+    /// Notes that one was seen at `now`.
+    fn note_direct(&self, now: u32);
+}
+
+/// The maps of one IP version.
+pub trait FamilyTables<F: Family> {
+    /// The service with exactly this key.
+    fn service(&self, key: &F::ServiceKey) -> Option<ServiceValue>;
+
+    /// The backend of a recorded flow for which `valid` holds; marks the flow
+    /// as seen at `now`.
+    fn flow(
+        &self,
+        key: &F::FlowKey,
+        now: u32,
+        valid: impl FnOnce(&FlowValue) -> bool,
+    ) -> Option<u32>;
+    /// Records a flow. Failure is not told: a flow that is not recorded goes
+    /// where its slot says.
+    fn record(&self, key: &F::FlowKey, value: &FlowValue);
+    /// Forgets a flow, if it is recorded.
+    fn forget(&self, key: &F::FlowKey);
+
+    /// The NAT backend with exactly this key.
+    fn nat_backend(&self, key: &F::ServiceKey) -> Option<NatBackend>;
+    /// Reads or changes an entry of the forward table.
+    fn nat_forward<R>(
+        &self,
+        key: &F::FlowKey,
+        look: impl FnOnce(&mut NatForward<F::Address>) -> R,
+    ) -> Option<R>;
+    /// Reads or changes an entry of the reverse table.
+    fn nat_reverse<R>(
+        &self,
+        key: &F::FlowKey,
+        look: impl FnOnce(&mut NatReverse<F::Address>) -> R,
+    ) -> Option<R>;
+    /// Adds an entry to the forward table; with `replace` in place of another.
+    fn insert_nat_forward(
+        &self,
+        key: &F::FlowKey,
+        value: &NatForward<F::Address>,
+        replace: bool,
+    ) -> Insertion;
+    /// Adds an entry to the reverse table.
+    fn insert_nat_reverse(&self, key: &F::FlowKey, value: &NatReverse<F::Address>) -> Insertion;
+    /// Removes an entry from the reverse table.
+    fn remove_nat_reverse(&self, key: &F::FlowKey);
+    /// Takes a free port out of the pool.
+    fn take_port(&self) -> Option<PoolPort>;
+    /// Gives it back unused.
+    fn return_port(&self, port: PoolPort);
+
+    /// The way that the kernel's tables have for a packet.
+    fn route(&self, packet: &RouteQuery<F>) -> Route;
+}
+
+/// What became of an attempt to add an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insertion {
+    /// It was added.
+    Done,
+    /// There is one already; it was left alone.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+/// A packet that looks for its way. Addresses and ports as they will stand in
+/// it.
+pub struct RouteQuery<F: Family> {
+    /// Source address.
+    pub source: F::Address,
+    /// Destination address.
+    pub destination: F::Address,
+    /// Source port, then destination port.
+    pub ports: [u16; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Bytes from the IP header on.
+    pub length: u16,
+    /// Index of the interface that received it.
+    pub interface: u32,
+}
+
+/// The kernel's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// By this interface, with these MAC addresses as [`Backend::macs`] has
+    /// them.
+    Via {
+        /// Index of the interface.
+        interface: u32,
+        /// Of the next hop, then of the interface.
+        macs: [u32; 3],
+    },
+    /// There is one, but only the kernel itself can send by it: the neighbour
+    /// is not resolved, or the interface is not plain Ethernet.
+    Host,
+    /// The packet is larger than this many bytes, which is what fits.
+    TooBig(u16),
+    /// There is none.
+    Unreachable,
+    /// The interface that received the packet does not forward.
+    Disabled,
 }

@@ -128,8 +128,8 @@ fn bad_input_is_named_and_changes_nothing() -> anyhow::Result<()> {
         (
             api.put(path, &other("mode", json!("nat")))?,
             422,
-            Some("mode"),
-            "not available",
+            Some("backends[0].address"),
+            "has a port",
         ),
         (
             api.request("PUT", path, &[], Some(&" ".repeat(2 << 20)))?,

@@ -45,14 +45,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.toml");
         let toml = "[[services]]\nname = 'web'\nvip = '203.0.113.10'\nport = 80\n\
-                    protocol = 'tcp'\nmode = 'nat'\n";
+                    protocol = 'tcp'\nmode = 'dr'\nscheduler = 'wlc'\n";
         std::fs::write(&path, toml).unwrap();
         let error = format!("{:#}", read(&path).unwrap_err());
         assert!(
-            error.contains("x.toml: services[0].mode: mode nat"),
+            error.contains("x.toml: services[0].scheduler: scheduler wlc"),
             "{error}"
         );
-        std::fs::write(&path, toml.replace("nat", "dr")).unwrap();
+        std::fs::write(&path, toml.replace("wlc", "mh")).unwrap();
         assert_eq!(read(&path).unwrap().services.len(), 1);
         let error = format!("{:#}", read(&dir.path().join("none")).unwrap_err());
         assert!(error.contains("none: No such file"), "{error}");

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lb_common::limits::{DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS};
+use lb_common::limits::{DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, DEFAULT_NAT_TABLE_SIZE};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::ListenAddress;
@@ -67,6 +67,14 @@ pub struct UpOptions {
         value_parser = clap::value_parser!(u32).range(1024..=67_108_864)
     )]
     pub flow_table_size: u32,
+    /// NAT flows that can be remembered, for IPv4 and IPv6 each
+    #[arg(
+        long,
+        default_value_t = DEFAULT_NAT_TABLE_SIZE,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1024..=16_777_216)
+    )]
+    pub nat_table_size: u32,
     /// How to attach the XDP program
     #[arg(long, value_enum, default_value = "auto")]
     pub xdp_mode: XdpChoice,

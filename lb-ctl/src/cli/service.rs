@@ -62,6 +62,10 @@ pub(super) struct Add {
     /// How packets reach a backend
     #[arg(long, value_enum, default_value = "dr")]
     mode: Mode,
+    /// In nat mode, translate the source as well, to an address of
+    /// settings.nat_pool
+    #[arg(long)]
+    full_nat: bool,
     /// How a new flow gets its backend
     #[arg(long, value_enum, default_value = "mh")]
     scheduler: Scheduler,
@@ -90,6 +94,9 @@ pub(super) struct Set {
     /// How packets reach a backend
     #[arg(long, value_enum)]
     mode: Option<Mode>,
+    /// In nat mode, whether to translate the source as well
+    #[arg(long, value_name = "true|false")]
+    full_nat: Option<bool>,
     /// How a new flow gets its backend
     #[arg(long, value_enum)]
     scheduler: Option<Scheduler>,
@@ -135,6 +142,7 @@ impl Add {
             port: self.port,
             protocol: self.protocol,
             mode: self.mode,
+            full_nat: self.full_nat,
             scheduler: self.scheduler,
             health_check: self.check.merge(None),
             backends: self.backends,
@@ -160,6 +168,7 @@ impl Set {
             || self.port.is_some()
             || self.protocol.is_some()
             || self.mode.is_some()
+            || self.full_nat.is_some()
             || self.scheduler.is_some()
             || self.check.any();
         ensure!(given, "say what to change, see `lb-ctl service set --help`");
@@ -176,6 +185,7 @@ impl Set {
             port: self.port.unwrap_or(old.port),
             protocol: self.protocol.unwrap_or(old.protocol),
             mode: self.mode.unwrap_or(old.mode),
+            full_nat: self.full_nat.unwrap_or(old.full_nat),
             scheduler: self.scheduler.unwrap_or(old.scheduler),
             health_check: self.check.merge(old.health_check.clone()),
             ..old

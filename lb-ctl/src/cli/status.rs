@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Connection;
 use super::output::{Output, Table, short, span};
-use crate::model::status::{self, BackendStatus, ServiceStatus, XdpMode, unix_now};
+use crate::model::status::{self, BackendStatus, NatStatus, ServiceStatus, XdpMode, unix_now};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
@@ -60,6 +60,8 @@ fn render(status: &status::Status, now: u64) -> String {
         .iter()
         .filter_map(|(version, n)| n.map(|n| format!("{n} {version} of {}", table.capacity)));
     listed(&mut text, "flow table", entries);
+    let nat = status.nat.iter();
+    listed(&mut text, "NAT", nat.flat_map(nat_lines));
     for service in &status.services {
         text += &format!("\n{}", service_block(service));
     }
@@ -67,6 +69,24 @@ fn render(status: &status::Status, now: u64) -> String {
         text += "\nno services: `lb-ctl service add --help` shows how to make one\n";
     }
     text
+}
+
+/// Translated flows and the pool.
+fn nat_lines(nat: &NatStatus) -> Vec<String> {
+    let flows = [("IPv4", nat.ipv4_flows), ("IPv6", nat.ipv6_flows)];
+    let flows = flows
+        .iter()
+        .map(|(version, n)| format!("{n} {version} flows of {}", nat.capacity));
+    let pools = nat.pools.iter().map(|pool| {
+        format!(
+            "IPv{} pool: {} of {} ports taken ({:.0}%)",
+            pool.version,
+            pool.used,
+            pool.ports,
+            pool.share * 100.0
+        )
+    });
+    flows.chain(pools).collect()
 }
 
 /// One service with its backends.
@@ -249,6 +269,7 @@ mod tests {
                 count: 7,
                 meaning: "nobody there".to_owned(),
             }],
+            nat: None,
             flow_table: FlowTableStatus {
                 ipv4_entries: Some(12),
                 ipv6_entries: None,

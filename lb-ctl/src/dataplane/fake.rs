@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use lb_common::backend::{Backend, state};
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_common::limits;
+use lb_common::nat::PoolPort;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot, blocks};
 use lb_common::service::ServiceValue;
 
-use super::{Attachment, Capacity, Dataplane, Dump, FlowTable, Op, RecordedFlow, ServiceKey};
+use super::{
+    Attachment, Capacity, Dataplane, Dump, FlowTable, NatFlow, NatTable, Op, RecordedFlow,
+    ServiceKey,
+};
 
 /// Maps in memory. A clone is another view of the same maps.
 #[derive(Clone)]
@@ -27,6 +31,10 @@ pub struct Maps {
     dump: Dump,
     /// Recorded flows.
     pub flows: Vec<RecordedFlow>,
+    /// Translated flows.
+    pub nat_flows: Vec<NatFlow>,
+    /// Free ports of the pool, IPv4 and IPv6.
+    pub ports: [Vec<PoolPort>; 2],
     /// The clock.
     pub now: u32,
     /// How many writes have been made.
@@ -48,6 +56,7 @@ impl Fake {
                 backends: max_backends,
                 ring_blocks: limits::ring_blocks(max_backends),
                 flows: limits::DEFAULT_FLOW_TABLE_SIZE,
+                nat: limits::DEFAULT_NAT_TABLE_SIZE,
             },
         }
     }
@@ -150,6 +159,30 @@ impl Dataplane for Fake {
             Op::RemoveInterface(index) => {
                 maps.dump.interfaces.remove(&index);
             }
+            Op::PutNatBackend(key, value) => {
+                maps.dump.nat_backends.insert(key, value);
+            }
+            Op::RemoveNatBackend(key) => {
+                maps.dump.nat_backends.remove(&key);
+            }
+            Op::AddLocalAddress(ip) => {
+                maps.dump.local_addresses.insert(ip);
+            }
+            Op::RemoveLocalAddress(ip) => {
+                maps.dump.local_addresses.remove(&ip);
+            }
+            Op::PutRouter(interface, addresses) => {
+                maps.dump.routers.insert(interface, addresses);
+            }
+            Op::RemoveRouter(interface) => {
+                maps.dump.routers.remove(&interface);
+            }
+            Op::PutPoolAddress(index, Some(address)) => {
+                maps.dump.pool.insert(index, address);
+            }
+            Op::PutPoolAddress(index, None) => {
+                maps.dump.pool.remove(&index);
+            }
             Op::PutSettings(settings) => maps.dump.settings = settings,
         }
         Ok(())
@@ -167,8 +200,17 @@ impl Dataplane for Fake {
         Arc::new(self.clone())
     }
 
+    fn nat(&self) -> Arc<dyn NatTable> {
+        Arc::new(self.clone())
+    }
+
     fn now(&self) -> u32 {
         self.maps().now
+    }
+
+    fn clock(&self) -> Box<dyn Fn() -> u32 + Send> {
+        let fake = self.clone();
+        Box::new(move || fake.maps().now)
     }
 
     fn attachments(&self) -> Vec<Attachment> {
@@ -182,5 +224,36 @@ impl FlowTable for Fake {
         flows.iter().copied().for_each(&mut *visit);
         let v4 = flows.iter().filter(|f| f.key.vip.is_ipv4()).count() as u64;
         Ok((v4, flows.len() as u64 - v4))
+    }
+}
+
+impl NatTable for Fake {
+    fn scan(&self, visit: &mut dyn FnMut(NatFlow)) -> anyhow::Result<()> {
+        let flows = self.maps().nat_flows.clone();
+        flows.into_iter().for_each(visit);
+        Ok(())
+    }
+
+    fn remove(&self, flow: &NatFlow) -> anyhow::Result<()> {
+        let mut maps = self.maps();
+        maps.nat_flows.retain(|other| other != flow);
+        if let Some(port) = flow.pool_port {
+            maps.ports[usize::from(!flow.is_v4())].push(port);
+        }
+        Ok(())
+    }
+
+    fn sift_ports(
+        &self,
+        is_v4: bool,
+        keep: &mut dyn FnMut(PoolPort) -> bool,
+    ) -> anyhow::Result<()> {
+        self.maps().ports[usize::from(!is_v4)].retain(|port| keep(*port));
+        Ok(())
+    }
+
+    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<()> {
+        self.maps().ports[usize::from(!is_v4)].push(port);
+        Ok(())
     }
 }

@@ -6,20 +6,26 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use aya::maps::{MapError, PerCpuValues};
+use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
-use lb_common::flow;
+use lb_common::flow::{self, FlowValue};
+use lb_common::nat::MAX_POOL_ADDRESSES;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot, blocks};
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use nix::time::{ClockId, clock_gettime};
 
-use super::maps::{Flows, Maps, for_each};
-use super::{Attachment, Capacity, Dataplane, Dump, FlowTable, Op, RecordedFlow, ServiceKey};
+use super::maps::{Flows, Maps, NatMaps, for_each};
+use super::nat::KernelNat;
+use super::{
+    Attachment, Capacity, Dataplane, Dump, FlowTable, NatTable, Op, RecordedFlow, ServiceKey,
+};
 
 /// The maps of the loaded program.
 pub struct Kernel {
     maps: Maps,
     flows: Arc<KernelFlows>,
+    nat: Arc<KernelNat>,
     capacity: Capacity,
     attachments: Vec<Attachment>,
 }
@@ -28,16 +34,20 @@ impl Kernel {
     pub(super) fn new(
         maps: Maps,
         flows: Flows,
+        nat: NatMaps,
         capacity: Capacity,
         attachments: Vec<Attachment>,
     ) -> Self {
+        let nat = Arc::new(KernelNat::new(nat, capacity.nat));
         let flows = Arc::new(KernelFlows {
             flows,
+            nat: Arc::clone(&nat),
             size: capacity.flows,
         });
         Self {
             maps,
             flows,
+            nat,
             capacity,
             attachments,
         }
@@ -109,6 +119,27 @@ impl Dataplane for Kernel {
         for key in self.maps.interfaces.keys() {
             dump.interfaces.insert(key?);
         }
+        for item in self.maps.nat_backends_v4.iter() {
+            let (key, value) = item?;
+            dump.nat_backends.insert(key.into(), value);
+        }
+        for item in self.maps.nat_backends_v6.iter() {
+            let (key, value) = item?;
+            dump.nat_backends.insert(key.into(), value);
+        }
+        for key in self.maps.local_addresses.keys() {
+            dump.local_addresses.insert(key?.vip.into());
+        }
+        for item in self.maps.routers.iter() {
+            let (interface, addresses) = item?;
+            dump.routers.insert(interface, addresses);
+        }
+        for index in 0..MAX_POOL_ADDRESSES {
+            let address = self.maps.pool.get(&index, 0)?;
+            if address != Address::default() {
+                dump.pool.insert(index as u16, address.into());
+            }
+        }
         Ok(dump)
     }
 
@@ -152,6 +183,42 @@ impl Dataplane for Kernel {
             Op::RemoveLocalMac(key) => absent_is_fine(maps.local_macs.remove(key))?,
             Op::AddInterface(index) => maps.interfaces.insert(*index, *index, None, 0)?,
             Op::RemoveInterface(index) => absent_is_fine(maps.interfaces.remove(*index))?,
+            Op::PutNatBackend(key, value) => match key.vip {
+                IpAddr::V4(ip) => {
+                    let key = ServiceKeyV4::new(ip, key.port, key.protocol);
+                    maps.nat_backends_v4.insert(key, value, 0)?;
+                }
+                IpAddr::V6(ip) => {
+                    let key = ServiceKeyV6::new(ip, key.port, key.protocol);
+                    maps.nat_backends_v6.insert(key, value, 0)?;
+                }
+            },
+            Op::RemoveNatBackend(key) => absent_is_fine(match key.vip {
+                IpAddr::V4(ip) => {
+                    let key = ServiceKeyV4::new(ip, key.port, key.protocol);
+                    maps.nat_backends_v4.remove(&key)
+                }
+                IpAddr::V6(ip) => {
+                    let key = ServiceKeyV6::new(ip, key.port, key.protocol);
+                    maps.nat_backends_v6.remove(&key)
+                }
+            })?,
+            Op::AddLocalAddress(ip) => {
+                let key = VipKey { vip: (*ip).into() };
+                maps.local_addresses.insert(key, 0, 0)?;
+            }
+            Op::RemoveLocalAddress(ip) => {
+                let key = VipKey { vip: (*ip).into() };
+                absent_is_fine(maps.local_addresses.remove(&key))?;
+            }
+            Op::PutRouter(interface, addresses) => {
+                maps.routers.insert(interface, addresses, 0)?;
+            }
+            Op::RemoveRouter(interface) => absent_is_fine(maps.routers.remove(interface))?,
+            Op::PutPoolAddress(index, address) => {
+                let address = address.map_or_else(Address::default, Address::from);
+                maps.pool.set(u32::from(*index), address, 0)?;
+            }
             Op::PutSettings(settings) => maps.settings.set(0, settings, 0)?,
         }
         Ok(())
@@ -165,7 +232,8 @@ impl Dataplane for Kernel {
                 packets: a.packets + b.packets,
                 bytes: a.bytes + b.bytes,
                 flows: a.flows + b.flows,
-                padding: 0,
+                reply_packets: a.reply_packets + b.reply_packets,
+                reply_bytes: a.reply_bytes + b.reply_bytes,
             }))
     }
 
@@ -177,10 +245,16 @@ impl Dataplane for Kernel {
         self.flows.clone()
     }
 
+    fn nat(&self) -> Arc<dyn NatTable> {
+        self.nat.clone()
+    }
+
     fn now(&self) -> u32 {
-        // bpf_ktime_get_ns reads the same clock.
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC always exists");
-        flow::seconds(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+        now()
+    }
+
+    fn clock(&self) -> Box<dyn Fn() -> u32 + Send> {
+        Box::new(now)
     }
 
     fn attachments(&self) -> Vec<Attachment> {
@@ -188,8 +262,15 @@ impl Dataplane for Kernel {
     }
 }
 
+fn now() -> u32 {
+    // bpf_ktime_get_ns reads the same clock.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC always exists");
+    flow::seconds(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
+
 struct KernelFlows {
     flows: Flows,
+    nat: Arc<KernelNat>,
     size: u32,
 }
 
@@ -199,12 +280,25 @@ impl FlowTable for KernelFlows {
             visit(RecordedFlow {
                 key: key.service().into(),
                 value,
+                is_translated: false,
             });
         })?;
         let v6 = for_each(&self.flows.v6, self.size, |key, value| {
             visit(RecordedFlow {
                 key: key.service().into(),
                 value,
+                is_translated: false,
+            });
+        })?;
+        self.nat.scan(&mut |flow| {
+            visit(RecordedFlow {
+                key: flow.service,
+                value: FlowValue {
+                    backend: flow.backend,
+                    generation: flow.generation,
+                    ..FlowValue::default()
+                },
+                is_translated: true,
             });
         })?;
         Ok((v4, v6))
@@ -212,7 +306,7 @@ impl FlowTable for KernelFlows {
 }
 
 /// Removing what is not there reaches what was wanted.
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

@@ -9,12 +9,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aya::maps::{MapData, ProgramArray};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::settings::Settings;
-use lb_common::{ABI_VERSION, limits};
+use lb_common::{ABI_VERSION, limits, nat};
 use nix::sys::statfs::statfs;
 use tracing::{info, warn};
 
@@ -39,6 +40,8 @@ pub struct LoadOptions {
     pub max_backends: u32,
     /// Entries of each flow table.
     pub flow_table_size: u32,
+    /// Translated flows of each IP version for which there is room.
+    pub nat_table_size: u32,
     /// Whether the program logs the packets that it drops.
     pub log_drops: bool,
 }
@@ -103,7 +106,7 @@ pub enum LoadError {
     /// Maps of another size are pinned.
     #[error(
         "the pinned map {map} has {pinned} entries, but {wanted} are asked for: start lb-ctl \
-         with the --max-backends and --flow-table-size of before, or run `lb-ctl down` first \
+         with the --max-backends, --flow-table-size and --nat-table-size of before, or run `lb-ctl down` first \
          (that stops forwarding)"
     )]
     OtherSize {
@@ -158,6 +161,7 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
         backends: options.max_backends + 1,
         ring_blocks: limits::ring_blocks(options.max_backends),
         flows: options.flow_table_size,
+        nat: options.nat_table_size,
     };
     let map_directory = options.bpffs.join(format!("v{ABI_VERSION}"));
     require_bpffs(&options.bpffs)?;
@@ -168,16 +172,32 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
     if options.log_drops {
         drop_log::follow(&mut object).map_err(|e| other("reading the program's log", &e))?;
     }
-    let (maps, flows) = maps::take(&mut object).map_err(|e| other("reading the BPF object", &e))?;
+    let (maps, flows, nat) =
+        maps::take(&mut object).map_err(|e| other("reading the BPF object", &e))?;
     let settings = maps.settings.get(&0, 0);
     let settings = settings.map_err(|e| other("reading the settings", &e))?;
     require_abi(&map_directory, &settings)?;
+    // Before the program that calls them.
+    let _nat_programs = load_nat(&mut object)?;
+    let program = load_program(&mut object, PROGRAM)?;
+
+    let mut attachments = Vec::new();
+    for (name, index) in &options.interfaces {
+        attachments.push(attach(program, options, name, *index)?);
+    }
+    release_other_links(options);
+    repin_program(program, &options.bpffs)?;
+    remove_other_versions(&options.bpffs, &map_directory);
+    Ok(Kernel::new(maps, flows, nat, capacity, attachments))
+}
+
+fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, LoadError> {
     let program: &mut Xdp = object
-        .program_mut(PROGRAM)
+        .program_mut(name)
         .ok_or_else(|| {
             other(
                 "reading the BPF object",
-                &"it has no program: rebuild lb-ctl",
+                &format!("it has no program {name}: rebuild lb-ctl"),
             )
         })?
         .try_into()
@@ -194,15 +214,23 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
             cause: error.to_string(),
         },
     })?;
+    Ok(program)
+}
 
-    let mut attachments = Vec::new();
-    for (name, index) in &options.interfaces {
-        attachments.push(attach(program, options, name, *index)?);
+/// Loads the programs of NAT mode and puts them where the director's finds
+/// them. Returns the map that holds them, which must stay open while programs
+/// are loaded; it is pinned, so it holds them afterwards as well.
+fn load_nat(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
+    let mut programs =
+        maps::nat_programs(object).map_err(|e| other("reading the BPF object", &e))?;
+    for (index, name) in [(nat::PROGRAM_V4, "nat_v4"), (nat::PROGRAM_V6, "nat_v6")] {
+        let program = load_program(object, name)?;
+        let fd = program.fd().map_err(|e| other("loading the program", &e))?;
+        programs
+            .set(index, fd, 0)
+            .map_err(|e| other(&format!("storing the program {name}"), &chain(&e)))?;
     }
-    release_other_links(options);
-    repin_program(program, &options.bpffs)?;
-    remove_other_versions(&options.bpffs, &map_directory);
-    Ok(Kernel::new(maps, flows, capacity, attachments))
+    Ok(programs)
 }
 
 /// Detaches the program and removes all pins. Returns whether there were any.

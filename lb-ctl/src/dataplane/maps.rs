@@ -1,10 +1,14 @@
 //! The BPF maps by name and type.
 
-use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{
+    Array, DevMapHash, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, ProgramArray, Queue,
+};
 use aya::{Ebpf, Pod};
+use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::BackendCounters;
 use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
+use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::RingBlock;
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
@@ -23,6 +27,22 @@ pub mod name {
     pub const FLOWS_V4: &str = "FLOWS_V4";
     /// IPv6 flow table.
     pub const FLOWS_V6: &str = "FLOWS_V6";
+    /// NAT backends, IPv4.
+    pub const NAT_BACKENDS_V4: &str = "NAT_BACKENDS_V4";
+    /// NAT backends, IPv6.
+    pub const NAT_BACKENDS_V6: &str = "NAT_BACKENDS_V6";
+    /// Translated flows as clients have them, IPv4.
+    pub const NAT_FORWARD_V4: &str = "NAT_FORWARD_V4";
+    /// Translated flows as clients have them, IPv6.
+    pub const NAT_FORWARD_V6: &str = "NAT_FORWARD_V6";
+    /// Translated flows as backends have them, IPv4.
+    pub const NAT_REVERSE_V4: &str = "NAT_REVERSE_V4";
+    /// Translated flows as backends have them, IPv6.
+    pub const NAT_REVERSE_V6: &str = "NAT_REVERSE_V6";
+    /// Free ports of the pool's IPv4 addresses.
+    pub const POOL_PORTS_V4: &str = "POOL_PORTS_V4";
+    /// Free ports of the pool's IPv6 addresses.
+    pub const POOL_PORTS_V6: &str = "POOL_PORTS_V6";
 }
 
 /// The maps that are read and written by the control loop.
@@ -37,6 +57,11 @@ pub struct Maps {
     pub counters: PerCpuArray<MapData, BackendCounters>,
     pub drops: PerCpuArray<MapData, u64>,
     pub interfaces: DevMapHash<MapData>,
+    pub nat_backends_v4: HashMap<MapData, ServiceKeyV4, NatBackend>,
+    pub nat_backends_v6: HashMap<MapData, ServiceKeyV6, NatBackend>,
+    pub local_addresses: HashMap<MapData, VipKey, u32>,
+    pub routers: HashMap<MapData, u32, RouterAddresses>,
+    pub pool: Array<MapData, Address>,
 }
 
 /// The flow tables; read from another thread, because they can be large.
@@ -45,12 +70,29 @@ pub struct Flows {
     pub v6: HashMap<MapData, FlowKeyV6, FlowValue>,
 }
 
+/// The tables of translated flows; looked after by another thread.
+pub struct NatMaps {
+    pub v4: FamilyNatMaps<FlowKeyV4, u32>,
+    pub v6: FamilyNatMaps<FlowKeyV6, Address>,
+}
+
+/// Those of one IP version.
+pub struct FamilyNatMaps<K: Pod, A>
+where
+    NatForward<A>: Pod,
+    NatReverse<A>: Pod,
+{
+    pub forward: HashMap<MapData, K, NatForward<A>>,
+    pub reverse: HashMap<MapData, K, NatReverse<A>>,
+    pub ports: Queue<MapData, PoolPort>,
+}
+
 /// Takes the maps out of a loaded object.
 ///
 /// # Errors
 /// If a map is missing or of another type: then the object is not the one
 /// that this `lb-ctl` was built for.
-pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows)> {
+pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows, NatMaps)> {
     let maps = Maps {
         settings: take_one(object, "SETTINGS")?,
         services_v4: take_one(object, "SERVICES_V4")?,
@@ -62,22 +104,55 @@ pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows)> {
         counters: take_one(object, name::COUNTERS)?,
         drops: take_one(object, "DROPS")?,
         interfaces: take_one(object, "INTERFACES")?,
+        nat_backends_v4: take_one(object, name::NAT_BACKENDS_V4)?,
+        nat_backends_v6: take_one(object, name::NAT_BACKENDS_V6)?,
+        local_addresses: take_one(object, "LOCAL_ADDRESSES")?,
+        routers: take_one(object, "ROUTERS")?,
+        pool: take_one(object, "POOL")?,
     };
     let flows = Flows {
         v4: take_one(object, name::FLOWS_V4)?,
         v6: take_one(object, name::FLOWS_V6)?,
     };
-    Ok((maps, flows))
+    let nat = NatMaps {
+        v4: FamilyNatMaps {
+            forward: take_one(object, name::NAT_FORWARD_V4)?,
+            reverse: take_one(object, name::NAT_REVERSE_V4)?,
+            ports: take_one(object, name::POOL_PORTS_V4)?,
+        },
+        v6: FamilyNatMaps {
+            forward: take_one(object, name::NAT_FORWARD_V6)?,
+            reverse: take_one(object, name::NAT_REVERSE_V6)?,
+            ports: take_one(object, name::POOL_PORTS_V6)?,
+        },
+    };
+    Ok((maps, flows, nat))
+}
+
+/// Takes the map of NAT programs out of a loaded object.
+///
+/// # Errors
+/// As for [`take`].
+pub fn nat_programs(object: &mut Ebpf) -> anyhow::Result<ProgramArray<MapData>> {
+    take_one(object, "NAT_PROGRAMS")
 }
 
 /// What to call maps of the given sizes, for the loader.
-pub fn sizes(capacity: &Capacity) -> [(&'static str, u32); 5] {
+pub fn sizes(capacity: &Capacity) -> [(&'static str, u32); 13] {
     [
         (name::BACKENDS, capacity.backends),
         (name::COUNTERS, capacity.backends),
         (name::RINGS, capacity.ring_blocks),
         (name::FLOWS_V4, capacity.flows),
         (name::FLOWS_V6, capacity.flows),
+        (name::NAT_BACKENDS_V4, capacity.backends),
+        (name::NAT_BACKENDS_V6, capacity.backends),
+        (name::NAT_FORWARD_V4, capacity.nat),
+        (name::NAT_FORWARD_V6, capacity.nat),
+        (name::NAT_REVERSE_V4, capacity.nat),
+        (name::NAT_REVERSE_V6, capacity.nat),
+        (name::POOL_PORTS_V4, capacity.nat),
+        (name::POOL_PORTS_V6, capacity.nat),
     ]
 }
 

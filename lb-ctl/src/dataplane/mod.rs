@@ -5,9 +5,12 @@
 
 mod drop_log;
 pub mod fake;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
 mod kernel;
 mod loader;
 mod maps;
+mod nat;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,12 +20,14 @@ use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_common::flow::FlowValue;
+use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
 use lb_common::settings::Settings;
 
 pub use kernel::Kernel;
 pub use loader::{Attachment, LoadError, LoadOptions, XdpPolicy, load, unload};
+pub use nat::{NatFlow, NatTable};
 
 /// VIP, protocol and port of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,6 +85,20 @@ pub enum Op {
     AddInterface(u32),
     /// Forbids it.
     RemoveInterface(u32),
+    /// Adds or replaces a NAT backend; the key is its own address and port.
+    PutNatBackend(ServiceKey, NatBackend),
+    /// Removes a NAT backend.
+    RemoveNatBackend(ServiceKey),
+    /// Adds to the director's own addresses.
+    AddLocalAddress(IpAddr),
+    /// Removes from the director's own addresses.
+    RemoveLocalAddress(IpAddr),
+    /// Sets the addresses from which ICMP errors on an interface are sent.
+    PutRouter(u32, RouterAddresses),
+    /// Forgets them.
+    RemoveRouter(u32),
+    /// Sets an address of the pool for full NAT.
+    PutPoolAddress(u16, Option<IpAddr>),
     /// Replaces the settings.
     PutSettings(Settings),
 }
@@ -98,6 +117,14 @@ pub struct Dump {
     pub local_macs: BTreeSet<(u32, [u8; 6])>,
     /// Interfaces to which packets can be redirected.
     pub interfaces: BTreeSet<u32>,
+    /// NAT backends by their own address and port.
+    pub nat_backends: BTreeMap<ServiceKey, NatBackend>,
+    /// The director's own addresses.
+    pub local_addresses: BTreeSet<IpAddr>,
+    /// Addresses from which ICMP errors are sent, by interface.
+    pub routers: BTreeMap<u32, RouterAddresses>,
+    /// Addresses of the pool by number.
+    pub pool: BTreeMap<u16, IpAddr>,
     /// The settings.
     pub settings: Settings,
 }
@@ -111,6 +138,8 @@ pub struct Capacity {
     pub ring_blocks: u32,
     /// Entries of each flow table.
     pub flows: u32,
+    /// Translated flows of each IP version.
+    pub nat: u32,
 }
 
 /// A recorded flow, as far as the control loop cares.
@@ -120,6 +149,8 @@ pub struct RecordedFlow {
     pub key: ServiceKey,
     /// What is recorded.
     pub value: FlowValue,
+    /// It is a translated flow, whose hash is not known.
+    pub is_translated: bool,
 }
 
 /// What the control loop needs of the kernel's side.
@@ -155,8 +186,14 @@ pub trait Dataplane: Send + 'static {
     /// The flow tables, for another thread to read.
     fn flows(&self) -> Arc<dyn FlowTable>;
 
+    /// The tables of translated flows, for another thread to look after.
+    fn nat(&self) -> Arc<dyn NatTable>;
+
     /// [`lb_common::flow::seconds`] of the clock that the packet path uses.
     fn now(&self) -> u32;
+
+    /// The same, for another thread to read.
+    fn clock(&self) -> Box<dyn Fn() -> u32 + Send>;
 
     /// Interfaces on which the program runs.
     fn attachments(&self) -> Vec<Attachment>;

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
 
-use super::{Director, key, reach};
+use super::{Director, key, reach, uses_nat};
 use crate::dataplane::{Dataplane, ServiceKey};
 use crate::model::status::{
     BackendState, BackendStatus, DropStatus, FlowTableStatus, HealthStatus, InterfaceStatus,
-    NextHop, RingStatus, ServiceStatus, XdpMode,
+    NatStatus, NextHop, PoolStatus, RingStatus, ServiceStatus, XdpMode,
 };
 use crate::model::{BackendAddress, Config, Mode, Service};
 use crate::neighbour::{Resolution, Snapshot};
@@ -27,6 +27,7 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
     let interfaces = interfaces(director, &snapshot, &mut warnings);
     let (vips, vip_warnings) = director.keeper.status();
     warnings.extend(vip_warnings);
+    warnings.extend(director.router.problems());
     let entries = director.state.all_entries();
     let services: Vec<ServiceStatus> = config
         .services
@@ -55,6 +56,32 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
             ipv6_entries: recorded.map(|(_, v6)| v6),
             capacity: u64::from(director.dataplane.capacity().flows),
         },
+        nat: uses_nat(config).then(|| nat(director, config)),
+    }
+}
+
+fn nat<D: Dataplane>(director: &Director<D>, config: &Config) -> NatStatus {
+    let found = director.collector.found();
+    let settings = &config.settings;
+    let ports = u64::from(settings.nat_ports.last - settings.nat_ports.first) + 1;
+    let pool = |version: u8| {
+        let is_of = |address: &&IpAddr| address.is_ipv4() == (version == 4);
+        let addresses: Vec<IpAddr> = settings.nat_pool.iter().filter(is_of).copied().collect();
+        let ports = ports * addresses.len() as u64;
+        let used = found.taken[usize::from(version == 6)];
+        (!addresses.is_empty()).then(|| PoolStatus {
+            version,
+            addresses,
+            ports,
+            used,
+            share: used as f64 / ports as f64,
+        })
+    };
+    NatStatus {
+        ipv4_flows: found.flows[0],
+        ipv6_flows: found.flows[1],
+        capacity: u64::from(director.dataplane.capacity().nat),
+        pools: [4, 6].into_iter().filter_map(pool).collect(),
     }
 }
 
@@ -147,6 +174,7 @@ fn service<D: Dataplane>(
         port: service.port,
         protocol: service.protocol,
         mode: service.mode,
+        full_nat: service.full_nat,
         scheduler: service.scheduler,
         health_check: service.health_check.clone(),
         ring: RingStatus {
@@ -179,7 +207,7 @@ fn backend<D: Dataplane>(
     snapshot: &Snapshot,
 ) -> BackendStatus {
     let health = director.health.status(&(service.name.clone(), address));
-    let reach = reach(service.mode, address.ip, snapshot);
+    let reach = reach(service.mode, address.ip, snapshot, &director.attached);
     let (state, reason) = state(weight, health.as_ref(), reach.err());
     let slots = ring.settled + ring.moving + ring.pinned;
     let owned = id.and_then(|id| ring.owned.get(&id)).copied();
@@ -200,6 +228,8 @@ fn backend<D: Dataplane>(
         packets: counters.packets,
         bytes: counters.bytes,
         flows: counters.flows,
+        reply_packets: counters.reply_packets,
+        reply_bytes: counters.reply_bytes,
     }
 }
 
@@ -313,6 +343,8 @@ mod tests {
             packets: 0,
             bytes: 0,
             flows: 0,
+            reply_packets: 0,
+            reply_bytes: 0,
         }
     }
 

@@ -40,6 +40,7 @@ async fn backends_that_are_leaving_count_as_well() {
     let service = DesiredService {
         hash_key: 0,
         idle_timeout: 10,
+        nat: Nat::Gateway,
         backends: first.services[0].backends.iter().map(backend).collect(),
     };
     let desired = Desired {

@@ -1,4 +1,7 @@
+use std::net::IpAddr;
+
 use ipnet::IpNet;
+use lb_common::nat::Timeouts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -30,6 +33,7 @@ impl Config {
     /// Brings services and backends into one order, so that equal desired
     /// states are equal values, files and etags.
     pub fn normalise(&mut self) {
+        self.settings.nat_pool.sort();
         self.services.sort_by(|a, b| a.name.cmp(&b.name));
         for service in &mut self.services {
             service.backends.sort_by_key(|b| b.address);
@@ -61,6 +65,91 @@ pub struct Settings {
     #[schema(value_type = Vec<String>)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tunnel_sources: Vec<IpNet>,
+    /// Addresses that stand for clients' in services with `full_nat`, of each
+    /// IP version that such services have. Every address serves as many flows
+    /// at a time as it has ports. `lb-ctl` puts them on the interface as it
+    /// does VIPs.
+    #[schema(value_type = Vec<String>)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nat_pool: Vec<IpAddr>,
+    /// Ports of these addresses that are used.
+    pub nat_ports: NatPorts,
+    /// When a translated flow is over.
+    pub nat_timeouts: NatTimeouts,
+}
+
+/// Ports of the pool for full NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatPorts {
+    /// The first.
+    #[schema(default = 1024)]
+    pub first: u16,
+    /// The last.
+    #[schema(default = 65535)]
+    pub last: u16,
+}
+
+impl Default for NatPorts {
+    fn default() -> Self {
+        Self {
+            first: 1024,
+            last: u16::MAX,
+        }
+    }
+}
+
+/// Seconds without a packet after which a translated flow that has an entry is
+/// over, by its state. The defaults are IPVS's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatTimeouts {
+    /// TCP whose handshake is not complete.
+    #[schema(default = 60)]
+    pub syn: u32,
+    /// TCP that is established.
+    #[schema(default = 900)]
+    pub established: u32,
+    /// TCP of which one side or both have sent FIN.
+    #[schema(default = 120)]
+    pub fin: u32,
+    /// TCP that was reset.
+    #[schema(default = 10)]
+    pub closed: u32,
+    /// UDP.
+    #[schema(default = 300)]
+    pub udp: u32,
+}
+
+impl Default for NatTimeouts {
+    fn default() -> Self {
+        let Timeouts {
+            syn,
+            established,
+            fin,
+            closed,
+            udp,
+        } = Timeouts::IPVS;
+        Self {
+            syn,
+            established,
+            fin,
+            closed,
+            udp,
+        }
+    }
+}
+
+impl From<NatTimeouts> for Timeouts {
+    fn from(timeouts: NatTimeouts) -> Self {
+        Self {
+            syn: timeouts.syn,
+            established: timeouts.established,
+            fin: timeouts.fin,
+            closed: timeouts.closed,
+            udp: timeouts.udp,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -70,6 +159,9 @@ impl Default for Settings {
             tcp_idle_timeout: 900,
             udp_idle_timeout: 300,
             tunnel_sources: Vec::new(),
+            nat_pool: Vec::new(),
+            nat_ports: NatPorts::default(),
+            nat_timeouts: NatTimeouts::default(),
         }
     }
 }

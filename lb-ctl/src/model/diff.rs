@@ -113,10 +113,14 @@ fn summary(service: &Service) -> Value {
         port,
         protocol,
         mode,
+        full_nat,
         scheduler,
         ..
     } = service;
-    Value::String(format!("{vip} {protocol} port {port}, {mode}, {scheduler}"))
+    let full = if *full_nat { " with full NAT" } else { "" };
+    Value::String(format!(
+        "{vip} {protocol} port {port}, {mode}{full}, {scheduler}"
+    ))
 }
 
 /// Differences between the fields of two objects, nested ones included.
@@ -248,6 +252,7 @@ mod tests {
                 port,
                 protocol: if is_tcp { Protocol::Tcp } else { Protocol::Udp },
                 mode: Mode::Dr,
+                full_nat: false,
                 scheduler: Scheduler::Mh,
                 health_check,
                 backends: backends

@@ -15,7 +15,7 @@ mod warnings;
 
 pub(crate) use backend::deserialize_weight;
 pub use backend::{Backend, BackendAddress};
-pub use config::{Config, Settings};
+pub use config::{Config, NatPorts, NatTimeouts, Settings};
 pub use diff::Difference;
 pub use health_check::{CheckType, HealthCheck};
 pub use problem::{Kind, Problem, ProblemDocument};

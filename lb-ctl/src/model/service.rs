@@ -28,6 +28,11 @@ pub struct Service {
     pub protocol: Protocol,
     /// How packets reach a backend.
     pub mode: Mode,
+    /// In `nat` mode, translate the source as well, to an address and port of
+    /// `settings.nat_pool`: backends then need no particular route. Otherwise
+    /// the director must be on the backends' route to the clients.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub full_nat: bool,
     /// How a new flow gets its backend.
     #[serde(default)]
     pub scheduler: Scheduler,
@@ -49,6 +54,14 @@ impl Service {
     pub fn backend_mut(&mut self, address: &BackendAddress) -> Option<&mut Backend> {
         self.backends.iter_mut().find(|b| b.address == *address)
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+pub(super) const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Name of a service: 1 to 63 letters, digits, `.`, `_` or `-`, the first of

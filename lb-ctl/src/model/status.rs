@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::service::is_false;
 use super::{BackendAddress, HealthCheck, Mode, Protocol, Scheduler, ServiceName};
 
 /// Now, in seconds since 1970.
@@ -40,6 +41,9 @@ pub struct Status {
     pub drops: Vec<DropStatus>,
     /// The flow tables.
     pub flow_table: FlowTableStatus,
+    /// Translated flows, if there is a service in `nat` mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatStatus>,
 }
 
 /// What is counted: the answer of `GET /v1/stats`.
@@ -51,6 +55,9 @@ pub struct Stats {
     pub drops: Vec<DropStatus>,
     /// The flow tables.
     pub flow_table: FlowTableStatus,
+    /// Translated flows, if there is a service in `nat` mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatStatus>,
 }
 
 /// What is counted for a service.
@@ -84,6 +91,12 @@ pub struct Counters {
     pub bytes: u64,
     /// Flows begun: TCP SYNs forwarded, UDP flows recorded.
     pub flows: u64,
+    /// In `nat` mode, packets from backends that were translated back.
+    #[serde(default)]
+    pub reply_packets: u64,
+    /// Their bytes, from the IP header on.
+    #[serde(default)]
+    pub reply_bytes: u64,
 }
 
 impl std::iter::Sum for Counters {
@@ -92,6 +105,8 @@ impl std::iter::Sum for Counters {
             packets: a.packets + b.packets,
             bytes: a.bytes + b.bytes,
             flows: a.flows + b.flows,
+            reply_packets: a.reply_packets + b.reply_packets,
+            reply_bytes: a.reply_bytes + b.reply_bytes,
         })
     }
 }
@@ -104,17 +119,14 @@ impl From<&Status> for Stats {
         };
         let service = |service: &ServiceStatus| ServiceStats {
             name: service.name.clone(),
-            total: Counters {
-                packets: service.packets,
-                bytes: service.bytes,
-                flows: service.flows,
-            },
+            total: service.backends.iter().map(BackendStatus::counters).sum(),
             backends: service.backends.iter().map(backend).collect(),
         };
         Self {
             services: status.services.iter().map(service).collect(),
             drops: status.drops.clone(),
             flow_table: status.flow_table.clone(),
+            nat: status.nat.clone(),
         }
     }
 }
@@ -158,6 +170,9 @@ pub struct ServiceStatus {
     pub protocol: Protocol,
     /// How packets reach a backend.
     pub mode: Mode,
+    /// In `nat` mode, whether the source is translated as well.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub full_nat: bool,
     /// How a new flow gets its backend.
     pub scheduler: Scheduler,
     /// How to find out whether a backend is up.
@@ -228,6 +243,12 @@ pub struct BackendStatus {
     pub bytes: u64,
     /// Flows begun.
     pub flows: u64,
+    /// In `nat` mode, packets from the backend that were translated back.
+    #[serde(default)]
+    pub reply_packets: u64,
+    /// Their bytes, from the IP header on.
+    #[serde(default)]
+    pub reply_bytes: u64,
 }
 
 impl BackendStatus {
@@ -237,6 +258,8 @@ impl BackendStatus {
             packets: self.packets,
             bytes: self.bytes,
             flows: self.flows,
+            reply_packets: self.reply_packets,
+            reply_bytes: self.reply_bytes,
         }
     }
 }
@@ -340,4 +363,33 @@ pub struct FlowTableStatus {
     pub ipv6_entries: Option<u64>,
     /// Entries for which each table has room.
     pub capacity: u64,
+}
+
+/// Translated flows and the pool of full NAT.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NatStatus {
+    /// IPv4 flows that have an entry.
+    pub ipv4_flows: u64,
+    /// IPv6 flows that have an entry.
+    pub ipv6_flows: u64,
+    /// Flows of each IP version for which there is room.
+    pub capacity: u64,
+    /// The pool, by IP version.
+    pub pools: Vec<PoolStatus>,
+}
+
+/// The pool's addresses of one IP version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PoolStatus {
+    /// IP version, 4 or 6.
+    pub version: u8,
+    /// The addresses.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// Ports of all of them together.
+    pub ports: u64,
+    /// Ports that flows have taken.
+    pub used: u64,
+    /// The part of the ports that flows have taken, 0 to 1.
+    pub share: f64,
 }

@@ -1,5 +1,5 @@
 use super::Mode;
-use super::status::{BackendState, ServiceStatus, Status, XdpMode};
+use super::status::{BackendState, PoolStatus, ServiceStatus, Status, XdpMode};
 
 impl Status {
     /// What an operator should look at, as far as it follows from the rest of
@@ -30,14 +30,33 @@ impl Status {
                 let note = note.unwrap_or("every packet takes the slow way through the kernel");
                 format!("{} runs in generic XDP mode: {note}", interface.name)
             });
+        let pools = self.nat.iter().flat_map(|nat| &nat.pools);
+        let pools = pools.filter_map(tight);
         let services = self.services.iter();
         thieves
             .chain(absent)
+            .chain(pools)
             .chain(services.clone().filter_map(idle))
             .chain(services.flat_map(failing))
             .chain(generic)
             .collect()
     }
+}
+
+/// A pool that is about to run out of ports.
+fn tight(pool: &PoolStatus) -> Option<String> {
+    const MUCH: f64 = 0.8;
+    (pool.share >= MUCH).then(|| {
+        format!(
+            "{:.0}% of the IPv{} ports for full NAT are taken ({} of {}): when there are none, new \
+             flows are dropped. Name more addresses in settings.nat_pool, or shorten \
+             settings.nat_timeouts",
+            pool.share * 100.0,
+            pool.version,
+            pool.used,
+            pool.ports
+        )
+    })
 }
 
 /// A service that forwards nothing.
@@ -75,7 +94,7 @@ fn failing(service: &ServiceStatus) -> impl Iterator<Item = String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::status::{FlowTableStatus, Thief, VipStatus};
+    use super::super::status::{FlowTableStatus, NatStatus, Thief, VipStatus};
     use super::*;
     use crate::memory::MemoryEngine;
     use crate::model::{Config, text};
@@ -99,6 +118,7 @@ mod tests {
             vips: Vec::new(),
             drops: Vec::new(),
             flow_table: FlowTableStatus::default(),
+            nat: None,
         };
         let healthy = status.derive_warnings();
         assert_eq!(healthy.len(), 1, "{healthy:?}");
@@ -124,5 +144,19 @@ mod tests {
             "web: backend 203.0.113.21 is down: connection refused"
         );
         assert_eq!(warnings.len(), 3);
+        let pool = |used| NatStatus {
+            pools: vec![PoolStatus {
+                version: 4,
+                addresses: vec!["203.0.113.3".parse().unwrap()],
+                ports: 100,
+                used,
+                share: used as f64 / 100.0,
+            }],
+            ..NatStatus::default()
+        };
+        status.nat = Some(pool(79));
+        assert_eq!(status.derive_warnings().len(), 3);
+        status.nat = Some(pool(80));
+        assert!(status.derive_warnings()[1].contains("80% of the IPv4 ports"));
     }
 }

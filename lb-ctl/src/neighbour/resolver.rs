@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use super::host::{Host, Interface, Neighbour, Neighbours, Route};
+use super::host::{Host, Interface, InterfaceAddress, Neighbour, Neighbours, Route};
 use super::path_mtu::PathMtu;
 use crate::plan::NextHop;
 
@@ -42,6 +42,8 @@ pub enum Resolution {
 pub struct Snapshot {
     /// All interfaces by index.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// The host's own addresses.
+    pub addresses: Vec<InterfaceAddress>,
     /// The addresses that were wanted.
     pub resolutions: HashMap<IpAddr, Resolution>,
 }
@@ -173,6 +175,7 @@ impl Task {
         self.asked.retain(|_, when| when.elapsed() < 2 * ASK_EVERY);
         self.known.retain(|_, (_, when)| when.elapsed() < HOLD);
         Ok(Snapshot {
+            addresses: self.host.addresses().await?,
             interfaces,
             resolutions,
         })

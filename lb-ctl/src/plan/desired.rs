@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use lb_common::nat::RouterAddresses;
+
 use crate::dataplane::ServiceKey;
 
 /// What the maps should hold.
@@ -14,6 +16,14 @@ pub struct Desired {
     pub local_macs: BTreeSet<(u32, [u8; 6])>,
     /// Interfaces to which packets can be redirected.
     pub interfaces: BTreeSet<u32>,
+    /// The director's own addresses.
+    pub local_addresses: BTreeSet<IpAddr>,
+    /// Addresses from which ICMP errors are sent, by interface.
+    pub routers: BTreeMap<u32, RouterAddresses>,
+    /// Addresses that stand for clients' in full NAT.
+    pub pool: BTreeSet<IpAddr>,
+    /// Whether the program runs in generic mode.
+    pub generic: bool,
 }
 
 /// A service as it should be.
@@ -24,8 +34,20 @@ pub struct DesiredService {
     /// Seconds after which a recorded flow is forgotten; also how long a slot
     /// keeps moving.
     pub idle_timeout: u32,
+    /// Of its backends in NAT mode.
+    pub nat: Nat,
     /// The backends, and those that are no longer wanted but have entries.
     pub backends: Vec<DesiredBackend>,
+}
+
+/// What is translated of a NAT service's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Nat {
+    /// The destination: the director is the backends' gateway.
+    #[default]
+    Gateway,
+    /// The source as well.
+    Full,
 }
 
 /// A backend as it should be.

@@ -7,6 +7,7 @@
 //! move. After a restart it begins again, which only prolongs it.
 
 mod desired;
+mod nat;
 mod ring;
 mod scan;
 mod service;
@@ -17,11 +18,12 @@ use std::net::IpAddr;
 
 use lb_common::ABI_VERSION;
 use lb_common::backend::{Backend, state};
+use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
 
 use crate::dataplane::{Capacity, Dump, Op, ServiceKey};
-pub use desired::{Condition, Desired, DesiredBackend, DesiredService, NextHop};
+pub use desired::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop};
 use ring::Ring;
 pub use scan::{ScanRequest, ScanResult};
 use service::{Index, plan_service};
@@ -35,6 +37,10 @@ pub struct State {
     vips: BTreeSet<IpAddr>,
     local_macs: BTreeSet<(u32, [u8; 6])>,
     interfaces: BTreeSet<u32>,
+    nat_backends: BTreeMap<ServiceKey, NatBackend>,
+    local_addresses: BTreeSet<IpAddr>,
+    routers: BTreeMap<u32, RouterAddresses>,
+    pool: BTreeMap<u16, IpAddr>,
     settings: Settings,
     space: Space,
     capacity: Capacity,
@@ -92,6 +98,10 @@ impl State {
             vips: dump.vips,
             local_macs: dump.local_macs,
             interfaces: dump.interfaces,
+            nat_backends: dump.nat_backends,
+            local_addresses: dump.local_addresses,
+            routers: dump.routers,
+            pool: dump.pool,
             settings: dump.settings,
             space,
             capacity,
@@ -161,6 +171,11 @@ impl State {
         self.services.values().any(|s| s.ring.has_pinned()) || desired.has_removed()
     }
 
+    /// The pool's addresses by number.
+    pub const fn pool(&self) -> &BTreeMap<u16, IpAddr> {
+        &self.pool
+    }
+
     /// Whether this backend of a service has an entry that is alive.
     pub fn is_alive(&self, key: &ServiceKey, address: IpAddr, port: u16) -> Option<bool> {
         let entries = self.entries(key);
@@ -222,9 +237,14 @@ pub fn plan(
         remove_service(state, &key, &mut ops, now);
     }
     free_orphans(state, &mut ops);
+    let shared = nat::Shared::of(desired);
     for (key, service) in &desired.services {
+        let flags = shared.flags(key, service);
+        let service = (service, flags);
         plan_service(state, &mut index, key, service, scan, &mut ops, now)?;
     }
+    nat::plan_backends(state, &shared, &mut ops);
+    plan_settings(state, desired, &mut ops);
     Ok(ops.in_order())
 }
 
@@ -284,21 +304,39 @@ fn plan_surroundings(state: &mut State, desired: &Desired, ops: &mut Ops) {
         ops.after.push(Op::RemoveVip(removed));
     }
     state.vips = vips;
+    nat::plan_addresses(state, desired, ops);
+}
 
+fn plan_settings(state: &mut State, desired: &Desired, ops: &mut Ops) {
+    let zero = |keys: &mut dyn Iterator<Item = &ServiceKey>| keys.filter(|k| k.port == 0).count();
+    let before = state.settings;
     let settings = Settings {
         abi_version: ABI_VERSION,
-        port_zero_services: desired.services.keys().filter(|k| k.port == 0).count() as u32,
+        port_zero_services: zero(&mut desired.services.keys()) as u32,
+        nat_backends: state.nat_backends.len() as u32,
+        nat_port_zero_backends: zero(&mut state.nat_backends.keys()) as u32,
+        generic: u32::from(desired.generic),
     };
-    if settings != state.settings {
-        // Before the first service on port 0 is added, or after the last one
-        // was removed: either way only an unneeded look-up in between.
-        if settings.port_zero_services >= state.settings.port_zero_services {
-            ops.before.push(Op::PutSettings(settings));
-        } else {
-            ops.after.push(Op::PutSettings(settings));
-        }
-        state.settings = settings;
+    if settings == before {
+        return;
     }
+    // What is to be looked up at all: more before it is needed, less after it
+    // was. In between is only an unneeded look-up.
+    let either = Settings {
+        port_zero_services: settings.port_zero_services.max(before.port_zero_services),
+        nat_backends: settings.nat_backends.max(before.nat_backends),
+        nat_port_zero_backends: settings
+            .nat_port_zero_backends
+            .max(before.nat_port_zero_backends),
+        ..settings
+    };
+    if either != before {
+        ops.before.push(Op::PutSettings(either));
+    }
+    if settings != either {
+        ops.after.push(Op::PutSettings(settings));
+    }
+    state.settings = settings;
 }
 
 fn remove_service(state: &mut State, key: &ServiceKey, ops: &mut Ops, now: u32) {

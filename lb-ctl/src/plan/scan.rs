@@ -104,12 +104,14 @@ impl ScanResult {
         };
         let value = flow.value;
         let is_known = request.generations.get(&value.backend) == Some(&value.generation);
-        if !is_known || is_idle(value.last_seen, now, service.idle_timeout) {
+        // A translated flow is over when its entry is removed, not before.
+        let is_over = !flow.is_translated && is_idle(value.last_seen, now, service.idle_timeout);
+        if !is_known || is_over {
             return;
         }
         let found = self.services.entry(key).or_default();
         found.in_use.insert(value.backend);
-        if service.slots.is_empty() {
+        if service.slots.is_empty() || flow.is_translated {
             return;
         }
         let slot = slot_index(value.hash, service.slots.len() as u32);

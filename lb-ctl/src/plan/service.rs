@@ -52,7 +52,7 @@ pub(super) fn plan_service(
     state: &mut State,
     index: &mut Index,
     key: &ServiceKey,
-    desired: &DesiredService,
+    (desired, flags): (&DesiredService, u32),
     scan: Option<&ScanResult>,
     ops: &mut Ops,
     now: u32,
@@ -71,6 +71,7 @@ pub(super) fn plan_service(
     let published = service.value;
     service.value.hash_key = desired.hash_key;
     service.value.idle_timeout = desired.idle_timeout;
+    service.value.flags = flags;
 
     let scheduled = plan_entries(state, index, &service, desired, ops);
     let wanted = desired.backends.iter().filter(|b| !b.removed);

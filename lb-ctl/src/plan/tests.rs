@@ -44,12 +44,14 @@ pub(super) fn desired(backends: Vec<DesiredBackend>) -> Desired {
     let service = DesiredService {
         hash_key: 7,
         idle_timeout: TIMEOUT,
+        nat: Nat::Gateway,
         backends,
     };
     Desired {
         services: BTreeMap::from([(KEY, service)]),
         local_macs: BTreeSet::from([(1, [2, 0, 0, 0, 1, 0])]),
         interfaces: BTreeSet::from([1]),
+        ..Desired::default()
     }
 }
 

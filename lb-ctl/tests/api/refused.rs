@@ -62,8 +62,8 @@ async fn a_service_that_cannot_be_is_refused() {
         (
             "/mode",
             json!("nat"),
-            "mode",
-            "not available in this version",
+            "backends[0].address",
+            "in nat mode a backend has a port",
         ),
         (
             "/scheduler",

@@ -3,7 +3,7 @@
 //! IP in IP (RFC 2003, RFC 2473, RFC 4213), in all pairings of IP versions.
 //! DSCP and ECN are copied outwards (RFC 6040, normal mode; RFC 2983, uniform
 //! model). The outer packet is never fragmented: what does not fit is answered
-//! as a router would, see [`super::too_big`].
+//! as a router would, see [`super::answer`].
 
 use lb_common::Address;
 use lb_common::counters::DropReason;
@@ -66,7 +66,7 @@ pub fn encapsulate<F: Family, P: Packet, T: Tables>(
     };
     let mtu = chosen.backend.mtu.saturating_sub(overhead);
     if info.ip_length > mtu {
-        return super::too_big::answer(packet, info, mtu, tables).map(Some);
+        return super::answer::too_big(packet, info, &info.vip, mtu, tables).map(Some);
     }
     let written = if outer_is_v4 {
         in_ipv4(packet, info, chosen)

@@ -8,7 +8,7 @@ use lb_common::backend::mode;
 use lb_common::counters::DropReason;
 use lb_common::protocol::{TCP, UDP};
 use lb_ctl::dataplane::{self, Dataplane as _, Kernel, LoadOptions, ServiceKey, XdpPolicy};
-use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, NextHop, State, plan};
+use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop, State, plan};
 
 /// Forwarding mode of all services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,7 @@ impl World {
             policy: XdpPolicy::Auto,
             max_backends: backends,
             flow_table_size: 1 << 20,
+            nat_table_size: 1 << 20,
             log_drops: false,
         })?;
         let mut world = Self {
@@ -134,6 +135,7 @@ fn desired(mode: Mode, services: u32, each: u32, generation: u32) -> Desired {
         services: BTreeMap::new(),
         local_macs: BTreeSet::from([(LOOPBACK, DIRECTOR_MAC)]),
         interfaces: BTreeSet::new(),
+        ..Desired::default()
     };
     for service in 0..services {
         for is_v4 in [true, false] {
@@ -149,6 +151,7 @@ fn desired(mode: Mode, services: u32, each: u32, generation: u32) -> Desired {
                 let service = DesiredService {
                     hash_key: 0x0123_4567_89ab_cdef,
                     idle_timeout: IDLE_TIMEOUT,
+                    nat: Nat::Gateway,
                     backends,
                 };
                 desired.services.insert(key, service);

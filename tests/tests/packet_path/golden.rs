@@ -378,7 +378,7 @@ fn check(world: &World, (name, frame, expect): &Case) {
             packets: 1,
             bytes: ip_length(frame),
             flows,
-            padding: 0,
+            ..BackendCounters::default()
         };
         counted = [(n, counters)].into();
     };

@@ -10,17 +10,20 @@ use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use integration::{Host, Lab, Mac};
-use lb_common::ABI_VERSION;
 use lb_common::backend::{Backend, mode};
 use lb_common::counters::{BackendCounters, DropReason, IcmpBudget};
+use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::limits;
+use lb_common::nat::{NO_PORT, NatReverse, PoolPort, RouterAddresses, Seen};
 use lb_common::protocol::{TCP, UDP};
-use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
+use lb_common::{ABI_VERSION, Address};
 use lb_ctl::dataplane::{
-    self, Dataplane as _, Dump, Kernel, LoadOptions, Op, RecordedFlow, ServiceKey, XdpPolicy,
+    self, Dataplane as _, Dump, Kernel, LoadOptions, NatFlow, Op, RecordedFlow, ServiceKey,
+    XdpPolicy,
 };
-use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, NextHop, State, plan};
+use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop, State, plan};
 use lb_ebpf::host::{HostPacket, HostTables};
+use lb_ebpf::tables::Route;
 use lb_ebpf::verdict::Verdict;
 
 /// MAC of the director's first interface.
@@ -61,6 +64,17 @@ pub enum Vip {
     TunV6,
     /// TUN: TCP 80 on backend 13, which is IPv4, with sources spread over 8 bits.
     TunSpread,
+    /// NAT, the director being the gateway: TCP 80 and UDP 53 on backend 14,
+    /// there on ports 8080 and 5353.
+    Gateway,
+    /// Full NAT: TCP 80 and UDP 53 on backend 15, likewise.
+    Full,
+    /// NAT: TCP 80 on port 8080 of backend 16, which [`Self::Shared`] has too.
+    Sharing,
+    /// See [`Self::Sharing`].
+    Shared,
+    /// NAT: every UDP port, on backend 17, behind the second interface.
+    AllPorts,
 }
 
 impl Vip {
@@ -95,6 +109,19 @@ pub struct Outcome {
     pub dropped: BTreeMap<DropReason, u64>,
     /// Recorded flows: VIP, backend number, hash.
     pub recorded: BTreeSet<(IpAddr, u8, u32)>,
+    /// Translated flows that have an entry.
+    pub translated: BTreeSet<Translated>,
+}
+
+/// A translated flow.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Translated {
+    /// The VIP that the client speaks to.
+    pub vip: IpAddr,
+    /// The pool's port that stands for the client's.
+    pub pool_port: Option<PoolPort>,
+    /// What was seen of client and backend.
+    pub seen: [u32; 2],
 }
 
 /// The two directors.
@@ -128,6 +155,7 @@ impl World {
             text.split(':').next().unwrap().parse().unwrap()
         };
         let interfaces = [index("eth0"), index("eth1")];
+        router(host);
         let bpffs = lab.bpffs().join("packets");
         let max_backends = 64;
         let kernel = dataplane::load(&LoadOptions {
@@ -136,6 +164,7 @@ impl World {
             policy: XdpPolicy::Auto,
             max_backends,
             flow_table_size: 1024,
+            nat_table_size: 1024,
             log_drops: false,
         })
         .unwrap();
@@ -166,6 +195,16 @@ impl World {
                 (self.interfaces[1], SECOND_MAC),
             ]),
             interfaces: BTreeSet::from(self.interfaces),
+            local_addresses: [4, 6].into_iter().map(own_address).collect(),
+            routers: BTreeMap::from([(
+                self.interfaces[0],
+                RouterAddresses {
+                    v4: Address::from(own_address(4)).v4_word(),
+                    padding: 0,
+                    v6: own_address(6).into(),
+                },
+            )]),
+            pool: [4, 6].into_iter().map(pool_address).collect(),
             ..Desired::default()
         };
         for version in [4, 6] {
@@ -173,6 +212,11 @@ impl World {
                 let service = DesiredService {
                     hash_key: 0x1234_5678_9abc_def0,
                     idle_timeout: 300,
+                    nat: if vip == Vip::Full {
+                        Nat::Full
+                    } else {
+                        Nat::Gateway
+                    },
                     backends: backends
                         .iter()
                         .map(|&n| backend(version, n, self.interfaces))
@@ -194,8 +238,22 @@ impl World {
             add(Vip::TunV4, 80, TCP, &[11]);
             add(Vip::TunV6, 80, TCP, &[12]);
             add(Vip::TunSpread, 80, TCP, &[13]);
+            add(Vip::Gateway, 80, TCP, &[14]);
+            add(Vip::Gateway, 53, UDP, &[14]);
+            add(Vip::Full, 80, TCP, &[15]);
+            add(Vip::Full, 53, UDP, &[15]);
+            add(Vip::Sharing, 80, TCP, &[16]);
+            add(Vip::Shared, 80, TCP, &[16]);
+            add(Vip::AllPorts, 0, UDP, &[17]);
+        }
+        for service in desired.services.iter_mut() {
+            let (key, service) = service;
+            for backend in service.backends.iter_mut().filter(|b| b.mode == mode::NAT) {
+                backend.port = backend_port(key.port);
+            }
         }
         self.follow(&mut state, &desired);
+        self.stock_pool(&state);
         for version in [4, 6] {
             for (port, protocol) in [(80, TCP), (53, UDP)] {
                 let key = Vip::Moving.key(version, port, protocol);
@@ -219,43 +277,41 @@ impl World {
     fn follow(&mut self, state: &mut State, desired: &Desired) {
         for op in plan(state, desired, None, self.now()).unwrap().ops {
             self.kernel.apply(&op).unwrap();
-            self.apply_to_host(&op);
-        }
-    }
-
-    fn apply_to_host(&mut self, op: &Op) {
-        let tables = &mut self.tables;
-        match op {
-            Op::PutBackend(id, entry) => {
-                tables.backends[*id as usize] = *entry;
+            dataplane::host::apply(&mut self.tables, &op);
+            if let Op::PutBackend(id, entry) = &op {
                 let mac: [u8; 6] = entry.next_hop_mac().into();
                 self.numbers.insert(*id, mac[5]);
             }
-            Op::WriteRing(first, blocks) => {
-                let first = *first as usize;
-                tables.rings[first..first + blocks.len()].copy_from_slice(blocks);
+        }
+    }
+
+    /// A few ports for each address of the pool, in a known order.
+    fn stock_pool(&mut self, state: &State) {
+        for (&number, address) in state.pool() {
+            for port in POOL_PORTS {
+                let port = PoolPort::new(number, port);
+                let is_v4 = address.is_ipv4();
+                self.kernel.nat().add_port(is_v4, port).unwrap();
+                let ports = if is_v4 {
+                    &self.tables.v4.ports
+                } else {
+                    &self.tables.v6.ports
+                };
+                ports.borrow_mut().push_back(port);
             }
-            Op::PutService(key, value) => match key.vip {
-                IpAddr::V4(vip) => {
-                    let key = ServiceKeyV4::new(vip, key.port, key.protocol);
-                    tables.services_v4.insert(key, *value);
-                }
-                IpAddr::V6(vip) => {
-                    let key = ServiceKeyV6::new(vip, key.port, key.protocol);
-                    tables.services_v6.insert(key, *value);
-                }
-            },
-            Op::AddVip(vip) => {
-                tables.vips.insert((*vip).into());
-            }
-            Op::AddLocalMac(key) => {
-                tables.local_macs.insert(*key);
-            }
-            Op::AddInterface(_) | Op::PutSettings(_) | Op::ResetCounters(_) => {}
-            Op::RemoveService(_)
-            | Op::RemoveVip(_)
-            | Op::RemoveLocalMac(_)
-            | Op::RemoveInterface(_) => panic!("nothing is removed from this world: {op:?}"),
+        }
+        let [eth0, _] = self.interfaces;
+        let mut entry = Backend::default();
+        entry.set_macs(ROUTER_MAC, DIRECTOR_MAC);
+        for (narrow, mtu) in [(false, 1500), (true, NARROW)] {
+            let via = Route::Via {
+                interface: eth0,
+                macs: entry.macs,
+            };
+            let v4 = Address::from(client_address(4, narrow)).v4_word();
+            self.tables.v4.routes.insert(v4, (via, mtu));
+            let v6 = client_address(6, narrow).into();
+            self.tables.v6.routes.insert(v6, (via, mtu));
         }
     }
 
@@ -298,16 +354,37 @@ impl World {
         let mut recorded = BTreeSet::new();
         self.kernel
             .flows()
-            .scan(&mut |RecordedFlow { key, value }| {
-                recorded.insert((key.vip, self.numbers[&value.backend], value.hash));
+            .scan(&mut |flow: RecordedFlow| {
+                let RecordedFlow { key, value, .. } = flow;
+                if !flow.is_translated {
+                    let number = self.number(value.backend);
+                    recorded.insert((key.vip, number, value.hash));
+                }
             })
             .unwrap();
+        let mut translated = BTreeSet::new();
+        self.kernel
+            .nat()
+            .scan(&mut |flow: NatFlow| {
+                translated.insert(Translated {
+                    vip: flow.service.vip,
+                    pool_port: flow.pool_port,
+                    seen: [flow.client_seen.flags, flow.backend_seen.flags],
+                });
+            })
+            .unwrap();
+        let is_rewritten = result.return_value == 2 && out != frame;
         Outcome {
-            verdict: self.verdict(result.return_value, &dropped),
+            verdict: if is_rewritten {
+                Verdict::Host
+            } else {
+                self.verdict(result.return_value, &dropped)
+            },
             bytes: out,
             counted,
             dropped,
             recorded,
+            translated,
         }
     }
 
@@ -334,10 +411,10 @@ impl World {
         let mut packet = HostPacket::new(frame, self.interfaces[0]);
         let verdict = lb_ebpf::process(&mut packet, &self.tables);
         let (counted, dropped) = difference(&before, &self.host_counters());
-        let v4 = self.tables.flows_v4.borrow();
-        let v6 = self.tables.flows_v6.borrow();
+        let v4 = self.tables.v4.flows.borrow();
+        let v6 = self.tables.v6.flows.borrow();
         let flows_v4 = v4.iter().map(|(key, value)| {
-            let vip = lb_common::Address::from_v4_word(key.service().vip());
+            let vip = Address::from_v4_word(key.service().vip());
             (IpAddr::from(vip), *value)
         });
         let flows_v6 = v6
@@ -350,9 +427,39 @@ impl World {
             dropped,
             recorded: flows_v4
                 .chain(flows_v6)
-                .map(|(vip, value)| (vip, self.numbers[&value.backend], value.hash))
+                .map(|(vip, value)| (vip, self.number(value.backend), value.hash))
                 .collect(),
+            translated: self.translated_on_host(),
         }
+    }
+
+    fn translated_on_host(&self) -> BTreeSet<Translated> {
+        let mut found = BTreeSet::new();
+        for (key, reverse) in &*self.tables.v4.nat_reverse.borrow() {
+            let (_, pool, ports, protocol) = key.parts();
+            let client_ports = u32::from(reverse.client_port) | u32::from(reverse.port) << 16;
+            let forward =
+                FlowKeyV4::from_packet(reverse.client, reverse.vip, client_ports, protocol);
+            let forward = self.tables.v4.nat_forward.borrow().get(&forward).copied();
+            let forward = forward.filter(|f| f.address == pool && u32::from(f.port) == ports >> 16);
+            let vip = Address::from_v4_word(reverse.vip);
+            found.insert(translated(vip, reverse, forward.map(|f| f.seen)));
+        }
+        for (key, reverse) in &*self.tables.v6.nat_reverse.borrow() {
+            let (_, pool, ports, protocol) = key.parts();
+            let client_ports = u32::from(reverse.client_port) | u32::from(reverse.port) << 16;
+            let forward =
+                FlowKeyV6::from_packet(reverse.client, reverse.vip, client_ports, protocol);
+            let forward = self.tables.v6.nat_forward.borrow().get(&forward).copied();
+            let forward = forward.filter(|f| f.address == pool && u32::from(f.port) == ports >> 16);
+            found.insert(translated(reverse.vip, reverse, forward.map(|f| f.seen)));
+        }
+        found
+    }
+
+    /// Number of the backend in an entry; 0 if there is none.
+    fn number(&self, id: u32) -> u8 {
+        self.numbers.get(&id).copied().unwrap_or(0)
     }
 
     fn kernel_counters(&self) -> Counters {
@@ -389,6 +496,8 @@ fn add(sum: &mut BackendCounters, value: &BackendCounters) {
     sum.packets += value.packets;
     sum.bytes += value.bytes;
     sum.flows += value.flows;
+    sum.reply_packets += value.reply_packets;
+    sum.reply_bytes += value.reply_bytes;
 }
 
 /// What has moved.
@@ -403,7 +512,8 @@ fn difference(
             packets: after.packets - before.packets,
             bytes: after.bytes - before.bytes,
             flows: after.flows - before.flows,
-            padding: 0,
+            reply_packets: after.reply_packets - before.reply_packets,
+            reply_bytes: after.reply_bytes - before.reply_bytes,
         };
         if moved != BackendCounters::default() {
             counted.insert(n, moved);
@@ -422,10 +532,87 @@ fn difference(
 /// MTU of the path to every backend.
 pub const MTU: u16 = 1500;
 
+/// MTU of the path to the client at the narrow end.
+pub const NARROW: u16 = 1000;
+
+/// MAC of the router to all clients.
+pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+
+/// Ports of each address of the pool.
+pub const POOL_PORTS: std::ops::Range<u16> = 20_000..20_600;
+
+/// The pool's address of an IP version.
+pub fn pool_address(version: u8) -> IpAddr {
+    match version {
+        4 => Ipv4Addr::new(203, 0, 113, 3).into(),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 0, 3).into(),
+    }
+}
+
+/// The director's own address.
+pub fn own_address(version: u8) -> IpAddr {
+    match version {
+        4 => Ipv4Addr::new(203, 0, 113, 2).into(),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 0, 2).into(),
+    }
+}
+
+/// Port of a NAT backend for a service's.
+pub const fn backend_port(port: u16) -> u16 {
+    match port {
+        80 => 8080,
+        53 => 5353,
+        other => other,
+    }
+}
+
+/// A client's address: the usual one, or the one behind a narrow link.
+pub fn client_address(version: u8, narrow: bool) -> IpAddr {
+    let last = if narrow { 8 } else { 7 };
+    match version {
+        4 => Ipv4Addr::new(198, 51, 100, last).into(),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, u16::from(last)).into(),
+    }
+}
+
+/// Makes the host one that forwards, with routes to the clients.
+fn router(host: &Host) {
+    let run = |words: &str| host.run("ip", words.split(' ')).unwrap();
+    run("-6 address add 2001:db8:0:10::2/64 dev eth0 nodad");
+    let mac = Mac(ROUTER_MAC).to_string();
+    for (router, prefix) in [
+        ("203.0.113.1", ["198.51.100.0/24", "198.51.100.8"]),
+        ("2001:db8:0:10::1", ["2001:db8:c::/64", "2001:db8:c::8"]),
+    ] {
+        let version = if router.contains(':') { "-6" } else { "-4" };
+        run(&format!(
+            "{version} neigh replace {router} lladdr {mac} nud permanent dev eth0"
+        ));
+        let [all, narrow] = prefix;
+        run(&format!("{version} route add {all} via {router} dev eth0"));
+        run(&format!(
+            "{version} route add {narrow} via {router} dev eth0 mtu {NARROW}"
+        ));
+    }
+    for key in ["ipv4/conf/eth0", "ipv6/conf/all"] {
+        let path = format!("/proc/sys/net/{key}/forwarding");
+        std::fs::write(path, "1").unwrap();
+    }
+}
+
+fn translated<A>(vip: Address, reverse: &NatReverse<A>, client: Option<Seen>) -> Translated {
+    let client = client.unwrap_or(reverse.client_seen);
+    Translated {
+        vip: vip.into(),
+        pool_port: (reverse.pool_port != NO_PORT).then_some(PoolPort(reverse.pool_port)),
+        seen: [client.flags, reverse.backend_seen.flags],
+    }
+}
+
 /// Address of a backend; those of TUN have a version of their own.
 pub fn backend_address(version: u8, n: u8) -> IpAddr {
     match (version, n) {
-        (_, 11 | 13) | (4, 1..=10) => Ipv4Addr::new(203, 0, 113, 100 + n).into(),
+        (_, 11 | 13) | (4, 1..=10 | 14..) => Ipv4Addr::new(203, 0, 113, 100 + n).into(),
         _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 1, u16::from(n)).into(),
     }
 }
@@ -441,7 +628,7 @@ pub fn tunnel_source(n: u8) -> Option<(IpAddr, u8)> {
 }
 
 fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
-    let is_behind = n == 4;
+    let is_behind = matches!(n, 4 | 17);
     let next_hop = NextHop {
         interface: interfaces[usize::from(is_behind)],
         mac: backend_mac(n),
@@ -452,7 +639,11 @@ fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
     DesiredBackend {
         address: backend_address(version, n),
         port: 0,
-        mode: if n > 10 { mode::TUN } else { mode::DR },
+        mode: match n {
+            0..=10 => mode::DR,
+            11..=13 => mode::TUN,
+            _ => mode::NAT,
+        },
         weight: 1,
         tunnel_source: tunnel_source(n),
         removed: false,

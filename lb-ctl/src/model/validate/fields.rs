@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use lb_common::nat::MAX_POOL_ADDRESSES;
 
 use super::{MAX_HASH_KEY, within};
 use crate::model::{
-    Backend, BackendAddress, CheckType, HealthCheck, Mode, Problem, Scheduler, Service, Settings,
+    Backend, BackendAddress, CheckType, HealthCheck, Mode, NatPorts, Problem, Scheduler, Service,
+    Settings,
 };
 
 impl Settings {
@@ -31,6 +33,37 @@ impl Settings {
                 return Err(Problem::invalid(field, detail));
             }
         }
+        self.validate_nat()
+    }
+
+    fn validate_nat(&self) -> Result<(), Problem> {
+        if self.nat_pool.len() > MAX_POOL_ADDRESSES as usize {
+            let detail = format!("a pool has at most {MAX_POOL_ADDRESSES} addresses");
+            return Err(Problem::invalid("nat_pool", detail));
+        }
+        for (i, &address) in self.nat_pool.iter().enumerate() {
+            let field = format!("nat_pool[{i}]");
+            usable(&field, "an address of the pool", address)?;
+            if self.nat_pool[..i].contains(&address) {
+                let detail = format!("{address} is in the pool already");
+                return Err(Problem::invalid(field, detail));
+            }
+        }
+        let NatPorts { first, last } = self.nat_ports;
+        if first == 0 || last < first {
+            let detail = format!("the ports from {first} to {last} are none: see first and last");
+            return Err(Problem::invalid("nat_ports", detail));
+        }
+        let timeouts = &self.nat_timeouts;
+        for (field, seconds) in [
+            ("nat_timeouts.syn", timeouts.syn),
+            ("nat_timeouts.established", timeouts.established),
+            ("nat_timeouts.fin", timeouts.fin),
+            ("nat_timeouts.closed", timeouts.closed),
+            ("nat_timeouts.udp", timeouts.udp),
+        ] {
+            range(field, seconds, 1, 7 * 24 * 3600, "seconds")?;
+        }
         Ok(())
     }
 }
@@ -38,9 +71,9 @@ impl Settings {
 impl Service {
     pub(super) fn validate(&self) -> Result<(), Problem> {
         usable("vip", "a VIP", self.vip)?;
-        if self.mode == Mode::Nat {
-            let detail = "mode nat is not available in this version: use dr or tun";
-            return Err(Problem::invalid("mode", detail));
+        if self.full_nat && self.mode != Mode::Nat {
+            let detail = format!("only a service in nat mode has this, not in {}", self.mode);
+            return Err(Problem::invalid("full_nat", detail));
         }
         if self.scheduler != Scheduler::Mh {
             let detail = format!(
@@ -77,7 +110,10 @@ impl Backend {
         let BackendAddress { ip, port } = self.address;
         usable("address", "a backend's address", ip)?;
         let detail = match (service.mode, port) {
-            (Mode::Nat, None) => Some(format!(
+            (Mode::Nat, Some(_)) if service.port == 0 => Some(format!(
+                "the service is for every port, and each stays what it is: write {ip}"
+            )),
+            (Mode::Nat, None) if service.port != 0 => Some(format!(
                 "in nat mode a backend has a port: write {}",
                 BackendAddress {
                     ip,
@@ -89,10 +125,10 @@ impl Backend {
                 "in {} mode a backend has no port, it keeps the service's: write {ip}",
                 service.mode
             )),
-            _ if service.mode == Mode::Dr && ip.is_ipv4() != service.vip.is_ipv4() => {
+            _ if service.mode != Mode::Tun && ip.is_ipv4() != service.vip.is_ipv4() => {
                 Some(format!(
-                    "in dr mode backend and VIP ({}) must be of the same IP version",
-                    service.vip
+                    "in {} mode backend and VIP ({}) must be of the same IP version",
+                    service.mode, service.vip
                 ))
             }
             _ => None,

@@ -74,6 +74,7 @@ impl Config {
         }
         self.validate_unique()?;
         self.validate_vips_are_no_backends()?;
+        self.validate_pool()?;
         for is_ipv4 in [true, false] {
             let n = self.services.iter().filter(|s| s.vip.is_ipv4() == is_ipv4);
             if n.count() > MAX_SERVICES as usize {
@@ -106,6 +107,39 @@ impl Config {
                 return Err(Problem::new(Kind::Conflict, detail)
                     .at(format!("services[{i}].vip"))
                     .and(format!("services[{first}].vip")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The pool has an address wherever one is needed, and none that packets
+    /// for something else are sent to.
+    fn validate_pool(&self) -> Result<(), Problem> {
+        let pool = &self.settings.nat_pool;
+        for (i, service) in self.services.iter().enumerate() {
+            if let Some(j) = pool.iter().position(|address| *address == service.vip) {
+                let detail = format!(
+                    "{} is the VIP of the service {}: the pool needs an address of its own",
+                    service.vip, service.name
+                );
+                return Err(Problem::invalid(format!("settings.nat_pool[{j}]"), detail)
+                    .and(format!("{}.vip", service_path(i))));
+            }
+            let is_used = |address: &IpAddr| address.is_ipv4() == service.vip.is_ipv4();
+            if service.full_nat && !pool.iter().any(is_used) {
+                let version = if service.vip.is_ipv4() {
+                    "IPv4"
+                } else {
+                    "IPv6"
+                };
+                let detail = format!(
+                    "full NAT needs an {version} address to send from, and settings.nat_pool has \
+                     none: name one that nobody else uses, lb-ctl adds it to the interface"
+                );
+                return Err(
+                    Problem::invalid(format!("{}.full_nat", service_path(i)), detail)
+                        .and("settings.nat_pool".to_owned()),
+                );
             }
         }
         Ok(())
@@ -209,7 +243,8 @@ mod tests {
                 "backends[0].address",
                 "same IP version",
             ),
-            ("mode", json!("nat"), "mode", "not available"),
+            ("mode", json!("nat"), "backends[0].address", "has a port"),
+            ("full_nat", json!(true), "full_nat", "nat mode"),
             ("scheduler", json!("wlc"), "scheduler", "not available"),
             (
                 "backends/1/address",

@@ -2,11 +2,8 @@
 //! keep talking. Nothing here is the kernel's, so thousands of histories run
 //! in a second.
 
-use std::net::Ipv4Addr;
-
 use lb_common::flow::FlowKeyV4;
 use lb_common::limits;
-use lb_common::service::{LocalMacKey, ServiceKeyV4};
 use lb_ebpf::host::{HostPacket, HostTables};
 use lb_ebpf::process;
 use lb_ebpf::verdict::Verdict;
@@ -77,6 +74,7 @@ impl World {
             backends: 64,
             ring_blocks: limits::ring_blocks(64),
             flows: 1024,
+            nat: 1024,
         };
         let tables = HostTables {
             rings: vec![Default::default(); capacity.ring_blocks as usize],
@@ -212,7 +210,7 @@ impl World {
         let now = self.tables.now.get();
         let request = ScanRequest::new(&self.state);
         let mut scan = request.begin();
-        for (key, value) in &*self.tables.flows_v4.borrow() {
+        for (key, value) in &*self.tables.v4.flows.borrow() {
             scan.add(&request, &recorded(key, *value), now);
         }
         let planned = plan(&mut self.state, &self.wanted, Some(&scan), now).unwrap();
@@ -225,41 +223,7 @@ impl World {
     }
 
     fn write(&mut self, op: Op) {
-        let tables = &mut self.tables;
-        let v4 = |vip: IpAddr| match vip {
-            IpAddr::V4(vip) => vip,
-            IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-        };
-        let service_key = |key: ServiceKey| ServiceKeyV4::new(v4(key.vip), key.port, key.protocol);
-        match op {
-            Op::PutBackend(id, entry) => tables.backends[id as usize] = entry,
-            Op::WriteRing(first, blocks) => {
-                let first = first as usize;
-                tables.rings[first..first + blocks.len()].copy_from_slice(&blocks);
-            }
-            Op::PutService(key, value) => {
-                tables.services_v4.insert(service_key(key), value);
-            }
-            Op::RemoveService(key) => {
-                tables.services_v4.remove(&service_key(key));
-            }
-            Op::AddVip(vip) => {
-                tables.vips.insert(vip.into());
-            }
-            Op::RemoveVip(vip) => {
-                tables.vips.remove(&vip.into());
-            }
-            Op::AddLocalMac(key) => {
-                tables.local_macs.insert(key);
-            }
-            Op::RemoveLocalMac(key) => {
-                tables.local_macs.remove::<LocalMacKey>(&key);
-            }
-            Op::ResetCounters(_)
-            | Op::AddInterface(_)
-            | Op::RemoveInterface(_)
-            | Op::PutSettings(_) => {}
-        }
+        crate::dataplane::host::apply(&mut self.tables, &op);
     }
 
     fn dump(&self) -> Dump {
@@ -272,7 +236,7 @@ impl World {
                 .take(slots)
                 .collect::<Vec<_>>()
         };
-        let services = self.tables.services_v4.values().map(|&value| {
+        let services = self.tables.v4.services.values().map(|&value| {
             let slots = read(value.ring_offset, value.slots);
             let old = if slots.iter().any(|s| s.is_moving()) {
                 read(
@@ -295,6 +259,7 @@ impl World {
             local_macs: self.wanted.local_macs.clone(),
             interfaces: self.wanted.interfaces.clone(),
             settings: self.state.settings,
+            ..Dump::default()
         }
     }
 }
@@ -303,6 +268,7 @@ fn recorded(key: &FlowKeyV4, value: lb_common::flow::FlowValue) -> RecordedFlow 
     RecordedFlow {
         key: key.service().into(),
         value,
+        is_translated: false,
     }
 }
 

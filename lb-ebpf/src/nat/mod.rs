@@ -1,0 +1,131 @@
+//! VS/NAT: other addresses and ports, both ways.
+//!
+//! - [`gateway`]: the destination is translated. The backends send their
+//!   replies through the director, which is their gateway.
+//! - [`full`]: the source is translated as well, to an address and port of the
+//!   director's pool. Replies find their way by themselves.
+//! - [`reply`]: what a backend answers, back to the client.
+//!
+//! Each of them decides what a packet is to become, a [`Job`], and [`send`]
+//! makes it that. [`track`] says what is remembered of a flow.
+//!
+//! In the kernel this is a program of its own, because it needs a stack of its
+//! own, and because the other modes are to pay nothing for it. So it parses the
+//! packet anew.
+
+pub mod full;
+pub mod gateway;
+pub mod reply;
+pub mod send;
+pub mod track;
+
+use core::hint::black_box;
+
+use lb_common::nat::PoolPort;
+use lb_common::service::flags;
+
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::parse::PacketInfo;
+use crate::service;
+use crate::tables::{FamilyTables, Tables};
+use crate::translate::Endpoints;
+use crate::verdict::{Packed, Verdict};
+use send::Way;
+
+/// What a packet is to become.
+pub struct Job<F: Family> {
+    /// Its endpoints.
+    pub to: Endpoints<F>,
+    /// How it leaves.
+    pub way: Way,
+    /// Index of the backend entry that counts it.
+    pub backend: u32,
+    /// The pool's port, of a flow in full NAT that has just begun.
+    pub port: PoolPort,
+    /// Whether it begins a flow.
+    pub new_flow: bool,
+    /// Whether it is from a backend.
+    pub is_reply: bool,
+}
+
+/// Translates a packet and sends it on, if it is one for a service in NAT mode
+/// or an answer to one.
+///
+/// # Errors
+/// [`Verdict::Pass`] if it is neither; a drop, or the ICMP error that the
+/// packet has become.
+#[inline(always)]
+pub fn process<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
+    // By reference: a copy would take its place on the stack as well.
+    let parsed = parse(packet, tables);
+    let info = match &parsed {
+        Ok(info) => info,
+        Err(early) => return Err(*early),
+    };
+    let mut job = Job {
+        to: Endpoints::of(info),
+        way: Way::HOST,
+        backend: 0,
+        port: PoolPort::default(),
+        new_flow: false,
+        is_reply: false,
+    };
+    let decided = match service::find(packet, info, tables)? {
+        Some(service) if service.flags & flags::FULL_NAT != 0 => {
+            // One call after the other: they share their place on the stack.
+            match full::known(packet, info, &service, &mut job, tables) {
+                full::UNKNOWN => match full::begin(packet, info, &service, &mut job, tables) {
+                    GO_ON => match full::record(info, &job, tables) {
+                        full::AGAIN => full::known(packet, info, &service, &mut job, tables),
+                        recorded => recorded,
+                    },
+                    early => early,
+                },
+                known => known,
+            }
+        }
+        Some(service) => gateway::decide(packet, info, &service, &mut job, tables),
+        None => reply::decide(packet, info, &mut job, tables),
+    };
+    decided.unpack()?;
+    let sent = send::send(packet, info, &job, tables);
+    if !sent.is_early() {
+        count(info, &job, tables);
+    }
+    sent.unpack()
+}
+
+/// [`Family::parse`], with a place of its own on the stack.
+#[inline(never)]
+fn parse<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &P,
+    tables: &T,
+) -> Result<PacketInfo<F>, Verdict> {
+    // Compilers would pass start and end of the packet in its place, as
+    // numbers, which the verifier no longer takes for what they are.
+    F::parse(black_box(packet), tables)
+}
+
+#[inline(always)]
+fn count<F: Family, T: Tables>(info: &PacketInfo<F>, job: &Job<F>, tables: &T) {
+    if job.is_reply {
+        tables.count_reply(job.backend, info.ip_length);
+    } else {
+        tables.count_forwarded(job.backend, info.ip_length, job.new_flow);
+    }
+}
+
+/// Nothing stands in the way of the [`Job`].
+const GO_ON: Packed = Packed::new(Ok(Verdict::Host));
+
+#[inline(always)]
+const fn packed(decision: Result<(), Verdict>) -> Packed {
+    match decision {
+        Ok(()) => GO_ON,
+        Err(early) => Packed::new(Err(early)),
+    }
+}
