@@ -104,6 +104,9 @@ pub struct HostTables {
     pub routers: HashMap<u32, RouterAddresses>,
     /// Interfaces to which packets can be redirected.
     pub interfaces: HashSet<u32>,
+    /// The way to a destination, and the largest packet in bytes that it
+    /// carries; without it always [`Route::Host`].
+    pub routes: Option<Routes>,
     /// Addresses of the pool, by number.
     pub pool: HashMap<u16, Address>,
     /// Rings.
@@ -122,6 +125,9 @@ pub struct HostTables {
     pub drops: RefCell<BTreeMap<DropReason, u64>>,
 }
 
+/// See [`HostTables::routes`].
+pub type Routes = Box<dyn Fn(&Address) -> (Route, u16)>;
+
 /// Tables of one IP version.
 pub struct FamilyMaps<F: Family> {
     /// Services.
@@ -138,9 +144,6 @@ pub struct FamilyMaps<F: Family> {
     pub nat_table_size: usize,
     /// Free ports of the pool.
     pub ports: RefCell<VecDeque<PoolPort>>,
-    /// The way to each destination, and the largest packet in bytes that it
-    /// carries; [`Route::Host`] for all others.
-    pub routes: HashMap<F::Address, (Route, u16)>,
 }
 
 impl Tables for HostTables {
@@ -301,9 +304,10 @@ macro_rules! family_tables {
             }
 
             fn route(&self, packet: &RouteQuery<$family>) -> Route {
-                match self.$field.routes.get(&packet.destination) {
-                    Some((_, mtu)) if packet.length > *mtu => Route::TooBig(*mtu),
-                    Some((route, _)) => *route,
+                let destination = <$family as Family>::to_common(&packet.destination);
+                match self.routes.as_ref().map(|routes| routes(&destination)) {
+                    Some((_, mtu)) if packet.length > mtu => Route::TooBig(mtu),
+                    Some((route, _)) => route,
                     None => Route::Host,
                 }
             }
@@ -341,7 +345,6 @@ impl<F: Family> Default for FamilyMaps<F> {
             nat_reverse: RefCell::default(),
             nat_table_size: usize::MAX,
             ports: RefCell::default(),
-            routes: HashMap::new(),
         }
     }
 }

@@ -17,3 +17,11 @@ pub fn backends() -> [IpAddr; 2] {
         "2001:db8::21".parse().expect("an address"),
     ]
 }
+
+/// The pool's address of either IP version.
+pub fn pool() -> [IpAddr; 2] {
+    [
+        [203, 0, 113, 3].into(),
+        "2001:db8::3".parse().expect("an address"),
+    ]
+}

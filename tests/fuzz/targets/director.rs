@@ -6,12 +6,13 @@
 use std::cell::LazyCell;
 use std::net::IpAddr;
 
-use fuzz::{backends, vips};
+use fuzz::{backends, pool, vips};
 use lb_common::Mac;
 use lb_common::backend::{Backend, mode, state};
+use lb_common::nat::{NatBackend, PoolPort, source};
 use lb_common::protocol::{TCP, UDP};
 use lb_common::ring::{RingBlock, Slot};
-use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
+use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, flags};
 use lb_ebpf::host::{HostPacket, HostTables};
 use lb_ebpf::process;
 use lb_ebpf::verdict::{DropReason, Verdict};
@@ -29,8 +30,14 @@ fuzz_target!(|bytes: &[u8]| {
         tables.counters.borrow_mut().clear();
         tables.drops.borrow_mut().clear();
         // Not for ever the same flows.
-        tables.flows_v4.borrow_mut().clear();
-        tables.flows_v6.borrow_mut().clear();
+        tables.v4.flows.borrow_mut().clear();
+        tables.v6.flows.borrow_mut().clear();
+        tables.v4.nat_forward.borrow_mut().clear();
+        tables.v6.nat_forward.borrow_mut().clear();
+        tables.v4.nat_reverse.borrow_mut().clear();
+        tables.v6.nat_reverse.borrow_mut().clear();
+        tables.v4.ports.borrow_mut().push_back(PoolPort::new(0, 1024));
+        tables.v6.ports.borrow_mut().push_back(PoolPort::new(1, 1024));
         tables.now.set(tables.now.get().wrapping_add(1));
         check(bytes, tables);
     });
@@ -39,7 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
 fn check(bytes: &[u8], tables: &HostTables) {
     let mut packet = HostPacket::new(bytes, INTERFACE);
     let verdict = process(&mut packet, tables);
-    let forwarded: u64 = tables.counters.borrow().values().map(|c| c.packets).sum();
+    let counters = tables.counters.borrow();
+    let forwarded: u64 = counters.values().map(|c| c.packets + c.reply_packets).sum();
     let drops = tables.drops.borrow();
     let dropped: u64 = drops.values().sum();
     match verdict {
@@ -51,9 +59,14 @@ fn check(bytes: &[u8], tables: &HostTables) {
             assert_eq!((forwarded, dropped), (0, 1));
             assert_eq!(drops.get(&reason), Some(&1));
         }
+        Verdict::Host => {
+            assert_eq!((forwarded, dropped), (1, 0));
+            assert_eq!(packet.bytes().len(), bytes.len());
+        }
         Verdict::Transmit | Verdict::Redirect(_) => {
-            // Either the packet, or the answer that it is too big.
-            let answered = drops.get(&DropReason::TooBig).copied().unwrap_or(0);
+            // Either the packet, or the answer that says what is wrong.
+            let count = |reason| drops.get(&reason).copied().unwrap_or(0);
+            let answered = count(DropReason::TooBig) + count(DropReason::TtlExceeded);
             assert_eq!((forwarded, dropped), (1 - answered, answered));
             assert!(packet.bytes().len() >= 14 + 20);
         }
@@ -70,7 +83,10 @@ fn tables() -> HostTables {
     tables
         .local_macs
         .insert(LocalMacKey::new(INTERFACE, Mac::from(MAC)));
+    tables.settings.nat_backends = 1;
+    tables.settings.port_zero_services = 1;
     for (version, vip) in vips().into_iter().enumerate() {
+        tables.pool.insert(version as u16, pool()[version].into());
         tables.vips.insert(vip.into());
         for (port, protocol, mode, slot) in [
             (80, TCP, mode::DR, Slot::settled as fn(u32) -> Slot),
@@ -78,6 +94,10 @@ fn tables() -> HostTables {
             (443, TCP, mode::TUN, Slot::settled),
             (0, TCP, mode::TUN, Slot::pinned),
             (0, UDP, mode::DR, Slot::moving),
+            (81, TCP, mode::NAT, Slot::settled),
+            (82, TCP, mode::NAT, Slot::pinned),
+            (83, TCP, mode::NAT, Slot::settled),
+            (53, UDP, mode::NAT, Slot::settled),
         ] {
             let id = tables.backends.len() as u32;
             tables.backends.push(backend(id, mode, backends()[version]));
@@ -88,19 +108,47 @@ fn tables() -> HostTables {
                 id,
                 generation: 1,
                 idle_timeout: 300,
-                padding: 0,
+                flags: match (mode, port) {
+                    (mode::NAT, 82) => flags::NAT | flags::TRACKED,
+                    (mode::NAT, 83) => flags::NAT | flags::FULL_NAT,
+                    (mode::NAT, _) => flags::NAT,
+                    _ => 0,
+                },
             };
             tables.rings[2 * id as usize].slots = [slot(id); 16];
             tables.rings[2 * id as usize + 1].slots = [Slot::settled(id); 16];
             match vip {
                 IpAddr::V4(vip) => {
                     let key = ServiceKeyV4::new(vip, port, protocol);
-                    tables.services_v4.insert(key, value);
+                    tables.v4.services.insert(key, value);
                 }
                 IpAddr::V6(vip) => {
                     let key = ServiceKeyV6::new(vip, port, protocol);
-                    tables.services_v6.insert(key, value);
+                    tables.v6.services.insert(key, value);
                 }
+            }
+            if mode == mode::NAT {
+                let value = NatBackend {
+                    vip: vip.into(),
+                    backend: id,
+                    port: u16::to_be(port),
+                    flags: match port {
+                        82 => source::BACKEND | source::TABLE,
+                        83 => source::TABLE,
+                        _ => source::BACKEND,
+                    },
+                };
+                match backends()[version] {
+                    IpAddr::V4(ip) => {
+                        let key = ServiceKeyV4::new(ip, 8000 + port, protocol);
+                        tables.v4.nat_backends.insert(key, value);
+                    }
+                    IpAddr::V6(ip) => {
+                        let key = ServiceKeyV6::new(ip, 8000 + port, protocol);
+                        tables.v6.nat_backends.insert(key, value);
+                    }
+                }
+                tables.backends[id as usize].port = u16::to_be(8000 + port);
             }
         }
     }

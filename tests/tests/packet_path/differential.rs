@@ -2,6 +2,7 @@
 //! length, and ten thousand with random changes.
 
 use super::golden;
+use super::nat;
 use super::packet::{tcp, udp};
 use super::tun;
 use super::world::{Vip, World};
@@ -34,6 +35,7 @@ fn frames() -> Vec<Vec<u8>> {
     .concat();
     let mut frames: Vec<_> = cases.into_iter().map(|(_, frame, _)| frame).collect();
     frames.extend(tun::frames());
+    frames.extend(nat::frames());
     for version in [4, 6] {
         let vip = Vip::Moving.address(version);
         for port in 1..5 {

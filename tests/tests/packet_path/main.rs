@@ -3,6 +3,7 @@
 
 mod differential;
 mod golden;
+mod nat;
 mod packet;
 mod tun;
 mod world;

@@ -25,6 +25,8 @@ pub struct Packet {
     vip: IpAddr,
     port: u16,
     client_port: u16,
+    source: Option<IpAddr>,
+    ttl: u8,
     layer4: Layer4,
     payload: Vec<u8>,
     ip_options: Vec<u8>,
@@ -33,17 +35,18 @@ pub struct Packet {
 
 #[derive(Clone, Copy, Debug)]
 enum Layer4 {
-    Tcp { syn: bool, ack: bool },
+    Tcp {
+        syn: bool,
+        ack: bool,
+        fin: bool,
+        rst: bool,
+    },
     Udp,
 }
 
 /// A TCP segment in the middle of a connection to a VIP.
 pub fn tcp(vip: IpAddr, port: u16) -> Packet {
-    let layer4 = Layer4::Tcp {
-        syn: false,
-        ack: true,
-    };
-    Packet::new(vip, port, layer4)
+    Packet::new(vip, port, segment(false, true))
 }
 
 /// A UDP datagram to a VIP.
@@ -58,6 +61,8 @@ impl Packet {
             vip,
             port,
             client_port: CLIENT_PORT,
+            source: None,
+            ttl: 64,
             layer4,
             payload: b"hello, backend".to_vec(),
             ip_options: Vec::new(),
@@ -67,20 +72,37 @@ impl Packet {
 
     /// The first segment of a connection.
     pub fn syn(mut self) -> Self {
-        self.layer4 = Layer4::Tcp {
-            syn: true,
-            ack: false,
-        };
+        self.layer4 = segment(true, false);
         self.payload.clear();
         self
     }
 
     /// SYN and ACK at once, as only a server sends it.
     pub fn syn_ack(mut self) -> Self {
+        self.layer4 = segment(true, true);
+        self
+    }
+
+    /// The last segment of a connection, in order or not.
+    pub fn last(mut self, in_order: bool) -> Self {
         self.layer4 = Layer4::Tcp {
-            syn: true,
-            ack: true,
+            syn: false,
+            ack: in_order,
+            fin: in_order,
+            rst: !in_order,
         };
+        self
+    }
+
+    /// From another address than the client's.
+    pub const fn from(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// With so many hops left.
+    pub const fn ttl(mut self, hops: u8) -> Self {
+        self.ttl = hops;
         self
     }
 
@@ -117,11 +139,12 @@ impl Packet {
     /// The frame.
     pub fn build(&self) -> Vec<u8> {
         let ethernet = PacketBuilder::ethernet2(CLIENT_MAC, self.to_mac);
-        let step = match (client(self.vip), self.vip) {
+        let source = self.source.unwrap_or_else(|| client(self.vip));
+        let step = match (source, self.vip) {
             (IpAddr::V4(client), IpAddr::V4(vip)) => {
                 let mut ip = etherparse::Ipv4Header::new(
                     0,
-                    64,
+                    self.ttl,
                     etherparse::IpNumber::TCP,
                     client.octets(),
                     vip.octets(),
@@ -136,16 +159,18 @@ impl Packet {
                 ethernet.ip(etherparse::IpHeaders::Ipv4(ip, Default::default()))
             }
             (IpAddr::V6(client), IpAddr::V6(vip)) => {
-                ethernet.ipv6(client.octets(), vip.octets(), 64)
+                ethernet.ipv6(client.octets(), vip.octets(), self.ttl)
             }
-            _ => unreachable!("client() has the version of its argument"),
+            _ => panic!("both addresses are of one version"),
         };
         let mut frame = Vec::new();
         match self.layer4 {
-            Layer4::Tcp { syn, ack } => {
+            Layer4::Tcp { syn, ack, fin, rst } => {
                 let mut header = TcpHeader::new(self.client_port, self.port, 1000, 64_240);
                 header.syn = syn;
                 header.ack = ack;
+                header.fin = fin;
+                header.rst = rst;
                 let step = step.tcp_header(header);
                 step.write(&mut frame, &self.payload).unwrap();
             }
@@ -161,20 +186,38 @@ impl Packet {
     /// answer: an ICMP error (type and code) that quotes the IP header and 8
     /// bytes of a packet from VIP to client.
     pub fn icmp_error(&self, kind: u8, code: u8) -> Vec<u8> {
-        let quoted = self.turned_round();
+        self.icmp_error_quoting(kind, code, 8)
+    }
+
+    /// The same with more of layer 4 quoted.
+    pub fn icmp_error_quoting(&self, kind: u8, code: u8, bytes: usize) -> Vec<u8> {
+        let quoted = self.turned_round(bytes);
         let mut body = vec![kind, code, 0, 0, 0, 0, 0x05, 0x78];
         body.extend_from_slice(&quoted);
         let ethernet = PacketBuilder::ethernet2(CLIENT_MAC, self.to_mac);
         let mut frame = Vec::new();
         match self.vip {
+            // What is quoted went from `vip` to whom this is from.
             IpAddr::V4(vip) => {
                 let router = [192, 0, 2, 1];
+                let checksum = etherparse::checksum::Sum16BitWords::new()
+                    .add_slice(&body)
+                    .ones_complement();
+                body[2..4].copy_from_slice(&checksum.to_ne_bytes());
                 let step = ethernet.ipv4(router, vip.octets(), 64);
                 step.write(&mut frame, etherparse::IpNumber::ICMP, &body)
                     .unwrap();
             }
             IpAddr::V6(vip) => {
                 let router: Ipv6Addr = "2001:db8:ffff::1".parse().unwrap();
+                let checksum = etherparse::checksum::Sum16BitWords::new()
+                    .add_16bytes(router.octets())
+                    .add_16bytes(vip.octets())
+                    .add_4bytes((body.len() as u32).to_be_bytes())
+                    .add_4bytes([0, 0, 0, 58])
+                    .add_slice(&body)
+                    .ones_complement();
+                body[2..4].copy_from_slice(&checksum.to_ne_bytes());
                 let step = ethernet.ipv6(router.octets(), vip.octets(), 64);
                 step.write(&mut frame, etherparse::IpNumber::IPV6_ICMP, &body)
                     .unwrap();
@@ -183,8 +226,9 @@ impl Packet {
         frame
     }
 
-    /// IP header and 8 bytes of layer 4 of the packet in the other direction.
-    fn turned_round(&self) -> Vec<u8> {
+    /// IP header and so many bytes of layer 4 of the packet in the other
+    /// direction.
+    fn turned_round(&self, bytes: usize) -> Vec<u8> {
         let frame = self.build();
         let mut packet = frame[14..].to_vec();
         let (source, destination, length, ports) = match self.vip {
@@ -196,8 +240,17 @@ impl Packet {
         }
         packet.swap(ports, ports + 2);
         packet.swap(ports + 1, ports + 3);
-        packet.truncate(ports + 8);
+        packet.truncate(ports + bytes);
         packet
+    }
+}
+
+const fn segment(syn: bool, ack: bool) -> Layer4 {
+    Layer4::Tcp {
+        syn,
+        ack,
+        fin: false,
+        rst: false,
     }
 }
 

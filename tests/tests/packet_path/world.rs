@@ -303,16 +303,38 @@ impl World {
         let [eth0, _] = self.interfaces;
         let mut entry = Backend::default();
         entry.set_macs(ROUTER_MAC, DIRECTOR_MAC);
-        for (narrow, mtu) in [(false, 1500), (true, NARROW)] {
-            let via = Route::Via {
-                interface: eth0,
-                macs: entry.macs,
+        let via = Route::Via {
+            interface: eth0,
+            macs: entry.macs,
+        };
+        // What `router` has told the kernel.
+        self.tables.routes = Some(Box::new(move |&destination| {
+            let destination = IpAddr::from(destination);
+            let is_in = |prefix: &str| match (destination, prefix.parse::<IpAddr>().unwrap()) {
+                (IpAddr::V4(ip), IpAddr::V4(prefix)) => ip.octets()[..3] == prefix.octets()[..3],
+                (IpAddr::V6(ip), IpAddr::V6(prefix)) => {
+                    ip.segments()[..4] == prefix.segments()[..4]
+                }
+                _ => false,
             };
-            let v4 = Address::from(client_address(4, narrow)).v4_word();
-            self.tables.v4.routes.insert(v4, (via, mtu));
-            let v6 = client_address(6, narrow).into();
-            self.tables.v6.routes.insert(v6, (via, mtu));
-        }
+            if [4, 6]
+                .iter()
+                .any(|v| destination == client_address(*v, true))
+            {
+                (via, NARROW)
+            } else if is_in("198.51.100.0") || is_in("2001:db8:c::") {
+                (via, MTU)
+            } else if ROUTERS
+                .iter()
+                .any(|ip| destination == ip.parse::<IpAddr>().unwrap())
+            {
+                (via, MTU)
+            } else if is_in("203.0.113.0") || is_in("2001:db8:0:10::") {
+                (Route::Host, MTU)
+            } else {
+                (Route::Host, u16::MAX)
+            }
+        }));
     }
 
     fn now(&self) -> u32 {
@@ -575,15 +597,19 @@ pub fn client_address(version: u8, narrow: bool) -> IpAddr {
     }
 }
 
+/// The router to all clients.
+const ROUTERS: [&str; 2] = ["203.0.113.1", "2001:db8:0:10::1"];
+
 /// Makes the host one that forwards, with routes to the clients.
 fn router(host: &Host) {
     let run = |words: &str| host.run("ip", words.split(' ')).unwrap();
     run("-6 address add 2001:db8:0:10::2/64 dev eth0 nodad");
     let mac = Mac(ROUTER_MAC).to_string();
-    for (router, prefix) in [
-        ("203.0.113.1", ["198.51.100.0/24", "198.51.100.8"]),
-        ("2001:db8:0:10::1", ["2001:db8:c::/64", "2001:db8:c::8"]),
-    ] {
+    let prefixes = [
+        ["198.51.100.0/24", "198.51.100.8"],
+        ["2001:db8:c::/64", "2001:db8:c::8"],
+    ];
+    for (router, prefix) in ROUTERS.into_iter().zip(prefixes) {
         let version = if router.contains(':') { "-6" } else { "-4" };
         run(&format!(
             "{version} neigh replace {router} lladdr {mac} nud permanent dev eth0"
@@ -591,7 +617,7 @@ fn router(host: &Host) {
         let [all, narrow] = prefix;
         run(&format!("{version} route add {all} via {router} dev eth0"));
         run(&format!(
-            "{version} route add {narrow} via {router} dev eth0 mtu {NARROW}"
+            "{version} route add {narrow} via {router} dev eth0 mtu lock {NARROW}"
         ));
     }
     for key in ["ipv4/conf/eth0", "ipv6/conf/all"] {
