@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what a packet costs.
 
 mod baseline;
+mod control_plane;
 mod instructions;
 mod machine;
 mod time;
@@ -37,16 +38,20 @@ struct Parts {
     /// machine that counts them: the same for everybody
     #[arg(long)]
     instructions: bool,
+    /// Only how long the control plane takes, and the memory of its maps
+    #[arg(long)]
+    control_plane: bool,
 }
 
 impl Parts {
     fn or_all(self) -> Self {
-        if self.time || self.instructions {
+        if self.time || self.instructions || self.control_plane {
             return self;
         }
         Self {
             time: true,
             instructions: true,
+            control_plane: true,
         }
     }
 }
@@ -79,6 +84,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             results.insert("instructions".to_owned(), serde_json::to_value(counted)?);
         } else {
             counted.print();
+        }
+    }
+    if parts.control_plane {
+        let measured = control_plane::run(args.quick)?;
+        if args.json {
+            results.insert("control_plane".to_owned(), serde_json::to_value(measured)?);
+        } else {
+            measured.print();
         }
     }
     if args.json {

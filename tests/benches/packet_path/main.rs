@@ -1,10 +1,11 @@
 //! The director's program, with real maps filled by the real planner: time per
-//! packet, and instructions per packet. Called by `cargo xtask bench`.
+//! packet, instructions per packet, memory. Called by `cargo xtask bench`.
 
 mod cases;
 mod clock;
 mod forwarded;
 mod instructions;
+mod memory;
 mod programs;
 mod report;
 mod time;
@@ -23,6 +24,9 @@ fn main() -> anyhow::Result<()> {
         return instructions::run(Path::new(MACHINES_BPFFS));
     }
     let lab = Lab::new("bench")?;
+    if has("--memory") {
+        return memory::run(lab.bpffs());
+    }
     let host = lab.host("director")?;
     let results = host.in_namespace(|| time::run(lab.bpffs(), has("--quick")))?;
     report::print(&results, has("--json"));
