@@ -3,6 +3,7 @@
 mod baseline;
 mod control_plane;
 mod instructions;
+mod ipvs;
 mod machine;
 mod time;
 
@@ -41,17 +42,22 @@ struct Parts {
     /// Only how long the control plane takes, and the memory of its maps
     #[arg(long)]
     control_plane: bool,
+    /// Only the instructions of a packet on its way through a director, against
+    /// IPVS, in such a machine
+    #[arg(long)]
+    ipvs: bool,
 }
 
 impl Parts {
     fn or_all(self) -> Self {
-        if self.time || self.instructions || self.control_plane {
+        if self.time || self.instructions || self.control_plane || self.ipvs {
             return self;
         }
         Self {
             time: true,
             instructions: true,
             control_plane: true,
+            ipvs: true,
         }
     }
 }
@@ -66,7 +72,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if !root::is_prepared() {
         setup::run()?;
         build_ebpf::run()?;
-        if parts.instructions {
+        if parts.instructions || parts.ipvs {
             setup::virtual_machines()?;
             machine::build()?;
         }
@@ -92,6 +98,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             results.insert("control_plane".to_owned(), serde_json::to_value(measured)?);
         } else {
             measured.print();
+        }
+    }
+    if parts.ipvs {
+        let ways = ipvs::run()?;
+        if args.json {
+            results.insert("ipvs".to_owned(), serde_json::to_value(ways)?);
+        } else {
+            ipvs::print(&ways);
         }
     }
     if args.json {

@@ -5,13 +5,15 @@ use std::path::Path;
 use lb_common::protocol::{TCP, UDP};
 
 use crate::programs::{Generator, Traffic, director};
-use crate::world::{Layout, Mode, Slots, World};
+use crate::world::{LOOPBACK, Layout, Mode, Slots, World};
 
 const XDP_PASS: u32 = 2;
 /// What all programs but those that pass return.
 pub const XDP_TX: u32 = 3;
-const ACK: u32 = 0x10;
-const SYN: u32 = 0x02;
+/// Flags of an established flow's packet.
+pub const ACK: u32 = 0x10;
+/// Flags of a flow's first packet.
+pub const SYN: u32 = 0x02;
 /// Of every service.
 const PORT: u32 = 80;
 /// Of none.
@@ -100,7 +102,8 @@ pub fn groups(extent: Extent) -> Vec<Group> {
     groups
 }
 
-fn one(version: u32, protocol: u8, flags: u32) -> Traffic {
+/// Packets of one flow to the first service.
+pub fn one(version: u32, protocol: u8, flags: u32) -> Traffic {
     Traffic {
         version,
         protocol: protocol.into(),
@@ -125,6 +128,7 @@ impl Group {
                 mode,
                 services,
                 each,
+                interface: LOOPBACK,
             },
             slots,
             cases: Vec::new(),

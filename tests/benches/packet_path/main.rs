@@ -8,7 +8,9 @@ mod instructions;
 mod memory;
 mod programs;
 mod report;
+mod sink;
 mod time;
+mod wire;
 mod world;
 
 use std::path::Path;
@@ -22,6 +24,9 @@ fn main() -> anyhow::Result<()> {
     let has = |name: &str| std::env::args().any(|argument| argument == name);
     if has("--instructions") {
         return instructions::run(Path::new(MACHINES_BPFFS));
+    }
+    if has("--wire") {
+        return wire::run();
     }
     let lab = Lab::new("bench")?;
     if has("--memory") {

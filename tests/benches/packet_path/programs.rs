@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRunOptions, TestRunResult, Xdp};
-use aya::{Ebpf, EbpfLoader, TestRun as _};
+use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunAttrs};
 use aya_obj::programs::XdpAttachType;
 use nix::time::{ClockId, clock_gettime};
 
@@ -38,6 +38,9 @@ pub struct Spent {
 /// Bytes of a frame: a small packet, as the worst case for a balancer.
 const FRAME: u32 = 78;
 
+/// Packets that a driver takes at a time.
+const BATCH: u32 = 64;
+
 /// The generator, ready for any program behind it.
 pub struct Generator {
     object: Ebpf,
@@ -45,6 +48,8 @@ pub struct Generator {
 
 /// The floors, by name of their program.
 pub const EMPTY: &str = "floor_empty";
+/// Drops what the generator has made.
+pub const DROP: &str = "floor_drop";
 /// Bounds check and MAC swap.
 pub const MAC_SWAP: &str = "floor_mac_swap";
 /// IPIP with constant addresses.
@@ -67,7 +72,7 @@ impl Generator {
         let mut object = loader
             .load_file(&path)
             .with_context(|| format!("loading {}: run `cargo xtask build-ebpf`", path.display()))?;
-        for name in ["generator", EMPTY, MAC_SWAP, ENCAPSULATE] {
+        for name in ["generator", EMPTY, DROP, MAC_SWAP, ENCAPSULATE] {
             xdp(&mut object, name)?.load()?;
         }
         Ok(Self { object })
@@ -122,7 +127,30 @@ impl Generator {
             .collect()
     }
 
-    fn begin(&mut self, program: &ProgramFd) -> anyhow::Result<()> {
+    /// Sends `packets` packets, after those of before, out of an interface of this namespace as a NIC's
+    /// driver has them: frames without the kernel's own structures. Returns
+    /// nanoseconds per packet as test_run counts them, rounded down, with all
+    /// that the packets led to before the next batch of them. [`Self::begin`]
+    /// says what is to be done with them: sent, by [`EMPTY`].
+    pub fn send(&mut self, interface: u32, packets: u32) -> anyhow::Result<u64> {
+        let generator = xdp(&mut self.object, "generator")?;
+        let frame = vec![0; FRAME as usize];
+        // `struct xdp_md`: where the packet begins, ends and has its metadata,
+        // interface and queue that it came by, interface that it leaves by.
+        let context = [0, FRAME, 0, interface, 0, 0]
+            .map(u32::to_ne_bytes)
+            .concat();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.ctx_in = Some(&context);
+        options.repeat = packets;
+        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+        let result = generator.test_run(options)?;
+        Ok(result.duration.as_nanos() as u64)
+    }
+
+    /// Puts a program behind the generator, which begins again.
+    pub fn begin(&mut self, program: &ProgramFd) -> anyhow::Result<()> {
         let map = self.object.map_mut("UNDER_TEST").context("no UNDER_TEST")?;
         ProgramArray::try_from(map)?.set(0, program, 0)?;
         // The same flows in the same order every time.
@@ -137,7 +165,8 @@ pub fn director(bpffs: &Path) -> anyhow::Result<ProgramFd> {
     Ok(program.fd()?.try_clone()?)
 }
 
-fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+/// A program of an object.
+pub fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
     let program = object
         .program_mut(name)
         .with_context(|| format!("bench.o has no program {name}"))?;
@@ -145,7 +174,7 @@ fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
 }
 
 /// The programs' object; elsewhere than here in a virtual machine.
-fn object() -> PathBuf {
+pub fn object() -> PathBuf {
     let directory = std::env::var_os("LB_EBPF_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf"),
         PathBuf::from,

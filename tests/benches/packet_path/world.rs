@@ -10,6 +10,7 @@ use lb_common::counters::DropReason;
 use lb_common::protocol::{TCP, UDP};
 use lb_ctl::dataplane::{self, Dataplane as _, Kernel, LoadOptions, ServiceKey, XdpPolicy};
 use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, NextHop, State, plan};
+use nix::net::if_::if_nametoindex;
 
 use crate::cases::Case;
 
@@ -41,6 +42,8 @@ pub struct Layout {
     pub services: u32,
     /// Backends of each service.
     pub each: u32,
+    /// Where packets come from and go to.
+    pub interface: &'static str,
 }
 
 impl Layout {
@@ -71,6 +74,7 @@ pub struct World {
     kernel: Kernel,
     /// What it has to know.
     pub layout: Layout,
+    index: u32,
     in_transition: Option<(State, Desired)>,
     /// Where its program is pinned.
     pub bpffs: PathBuf,
@@ -80,16 +84,20 @@ pub struct World {
 pub const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// BPF_PROG_TEST_RUN without a context receives on the loopback interface.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: &str = "lo";
 
 const IDLE_TIMEOUT: u32 = 3600;
 
 impl World {
-    /// Loads the director's program and fills its maps.
+    /// Loads the director's program, attaches it to any interface but the
+    /// loopback, and fills its maps.
     pub fn new(bpffs: &Path, layout: Layout) -> anyhow::Result<Self> {
+        let index = if_nametoindex(layout.interface)?;
+        let is_real = layout.interface != LOOPBACK;
+        let attached = is_real.then(|| (layout.interface.to_owned(), index));
         let kernel = dataplane::load(&LoadOptions {
             bpffs: bpffs.to_owned(),
-            interfaces: Vec::new(),
+            interfaces: attached.into_iter().collect(),
             policy: XdpPolicy::Auto,
             max_backends: layout.max_backends(),
             flow_table_size: 1 << 20,
@@ -98,18 +106,19 @@ impl World {
         let mut world = Self {
             kernel,
             layout,
+            index,
             in_transition: None,
             bpffs: bpffs.to_owned(),
         };
         let mut state = world.state()?;
-        world.follow(&mut state, &desired(layout, 0), 0)?;
+        world.follow(&mut state, &desired(layout, index, 0), 0)?;
         Ok(world)
     }
 
     /// Replaces all backends, so that every slot moves. Those of before drain.
     pub fn replace_backends(&mut self) -> anyhow::Result<()> {
-        let mut wanted = desired(self.layout, 1);
-        for (key, before) in desired(self.layout, 0).services {
+        let mut wanted = desired(self.layout, self.index, 1);
+        for (key, before) in desired(self.layout, self.index, 0).services {
             if let Some(service) = wanted.services.get_mut(&key) {
                 let drain = |b| DesiredBackend { weight: 0, ..b };
                 service
@@ -183,15 +192,16 @@ impl World {
     }
 }
 
-fn desired(layout: Layout, generation: u32) -> Desired {
+fn desired(layout: Layout, interface: u32, generation: u32) -> Desired {
     let Layout {
         mode,
         services,
         each,
+        ..
     } = layout;
     let mut desired = Desired {
         services: BTreeMap::new(),
-        local_macs: BTreeSet::from([(LOOPBACK, DIRECTOR_MAC)]),
+        local_macs: BTreeSet::from([(interface, DIRECTOR_MAC)]),
         interfaces: BTreeSet::new(),
     };
     for service in 0..services {
@@ -203,7 +213,14 @@ fn desired(layout: Layout, generation: u32) -> Desired {
                     protocol,
                 };
                 let backends = (0..each)
-                    .map(|i| backend(mode, is_v4, (generation * services + service) * each + i))
+                    .map(|i| {
+                        backend(
+                            mode,
+                            interface,
+                            is_v4,
+                            (generation * services + service) * each + i,
+                        )
+                    })
                     .collect();
                 let service = DesiredService {
                     hash_key: 0x0123_4567_89ab_cdef,
@@ -218,7 +235,7 @@ fn desired(layout: Layout, generation: u32) -> Desired {
 }
 
 /// As the generator counts them: RFC 2544's range, and documentation's.
-fn vip(is_v4: bool, n: u32) -> IpAddr {
+pub fn vip(is_v4: bool, n: u32) -> IpAddr {
     if is_v4 {
         Ipv4Addr::from_bits(0xc613_0000 + n).into()
     } else {
@@ -245,7 +262,7 @@ pub fn backend_address(is_v4: bool, n: u32) -> IpAddr {
 const BACKENDS_V6: u128 = 0x2001_0db8_00be_0000 << 64;
 
 /// MAC address of a backend, or of its router.
-fn backend_mac(n: u32) -> [u8; 6] {
+pub fn backend_mac(n: u32) -> [u8; 6] {
     [2, 0, 1, (n >> 16) as u8, (n >> 8) as u8, n as u8]
 }
 
@@ -257,7 +274,7 @@ pub fn backend_of_mac(mac: &[u8]) -> Option<u32> {
     }
 }
 
-fn backend(selected: Mode, is_v4: bool, n: u32) -> DesiredBackend {
+fn backend(selected: Mode, interface: u32, is_v4: bool, n: u32) -> DesiredBackend {
     let source: IpAddr = if is_v4 {
         Ipv4Addr::new(192, 0, 2, 2).into()
     } else {
@@ -274,7 +291,7 @@ fn backend(selected: Mode, is_v4: bool, n: u32) -> DesiredBackend {
         tunnel_source: (selected == Mode::Tun).then_some((source, 0)),
         removed: false,
         condition: Condition::Up(NextHop {
-            interface: LOOPBACK,
+            interface,
             mac: backend_mac(n),
             source_mac: DIRECTOR_MAC,
             mtu: 1500,
