@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut risen = Ok(());
     if parts.instructions {
-        let counted = instructions::run()?;
+        let counted = instructions::run(args.raise)?;
         risen = instructions::judge(&counted, args.raise);
         if args.json {
             results.insert("instructions".to_owned(), serde_json::to_value(counted)?);
