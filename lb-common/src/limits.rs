@@ -22,13 +22,13 @@ pub const MAX_INTERFACES: u32 = 1024;
 ///
 /// A ring has 128 to 256 slots for each, and 256 are provided for. While slots
 /// move a ring takes twice its size, and the one before it is still there:
-/// there is room for 2,048 backends at a time to do so.
+/// there is room for 1,024 backends at a time to do so.
 pub const fn ring_blocks(max_backends: u32) -> u32 {
     const EACH: u32 = 256 / crate::ring::SLOTS_PER_BLOCK;
-    let changing = if max_backends < 2048 {
+    let changing = if max_backends < 1024 {
         max_backends
     } else {
-        2048
+        1024
     };
     max_backends * EACH + 2 * changing * EACH
 }

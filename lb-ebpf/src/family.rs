@@ -34,10 +34,12 @@ pub trait Family: Sized {
     /// Stages 1 and 2.
     fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict>;
 
-    /// Answers a packet with an ICMP error, see [`answer`].
+    /// Answers a packet of `ip_length` bytes to `client` with an ICMP error,
+    /// see [`answer`].
     fn answer<P: Packet>(
         packet: &mut P,
-        info: &PacketInfo<Self>,
+        ip_length: u16,
+        client: &Self::Address,
         source: &Self::Address,
         error: &answer::Error,
     ) -> Option<()>;
@@ -95,11 +97,12 @@ impl Family for V4 {
     #[inline(always)]
     fn answer<P: Packet>(
         packet: &mut P,
-        info: &PacketInfo<Self>,
+        ip_length: u16,
+        client: &u32,
         source: &u32,
         error: &answer::Error,
     ) -> Option<()> {
-        answer::ipv4(packet, info, source, error)
+        answer::ipv4(packet, ip_length, client, source, error)
     }
 
     #[inline(always)]
@@ -160,11 +163,12 @@ impl Family for V6 {
     #[inline(always)]
     fn answer<P: Packet>(
         packet: &mut P,
-        info: &PacketInfo<Self>,
+        ip_length: u16,
+        client: &Address,
         source: &Address,
         error: &answer::Error,
     ) -> Option<()> {
-        answer::ipv6(packet, info, source, error)
+        answer::ipv6(packet, ip_length, client, source, error)
     }
 
     #[inline(always)]

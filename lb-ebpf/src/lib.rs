@@ -126,11 +126,7 @@ fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tab
     match service::find(packet, &info, tables) {
         Ok(Some(service)) if service.flags & flags::NAT != 0 => NAT,
         Ok(Some(service)) => Packed::new(serve(packet, &info, &service, tables)),
-        Ok(None) => match tables.settings() {
-            // It may be what a NAT backend answers.
-            Some(settings) if settings.nat_backends != 0 => NAT,
-            _ => Packed::new(Err(Verdict::Pass)),
-        },
+        Ok(None) => NAT,
         Err(early) => Packed::new(Err(early)),
     }
 }

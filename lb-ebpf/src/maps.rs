@@ -1,7 +1,8 @@
 //! Every BPF map of the director, and the stages' view of them.
 //!
 //! User space sets the sizes that depend on the installation when it loads
-//! the program; those given here are for the smallest one.
+//! the program; those given here are for the smallest one. Hash maps whose
+//! size is a limit, not an expectation, take memory as they are filled.
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -35,19 +36,22 @@ static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
 /// IPv4 services.
 #[map]
-static SERVICES_V4: HashMap<ServiceKeyV4, ServiceValue> = HashMap::pinned(MAX_SERVICES, 0);
+static SERVICES_V4: HashMap<ServiceKeyV4, ServiceValue> =
+    HashMap::pinned(MAX_SERVICES, BPF_F_NO_PREALLOC);
 
 /// IPv6 services.
 #[map]
-static SERVICES_V6: HashMap<ServiceKeyV6, ServiceValue> = HashMap::pinned(MAX_SERVICES, 0);
+static SERVICES_V6: HashMap<ServiceKeyV6, ServiceValue> =
+    HashMap::pinned(MAX_SERVICES, BPF_F_NO_PREALLOC);
 
 /// VIPs of all services; the value counts nothing.
 #[map]
-static VIPS: HashMap<VipKey, u32> = HashMap::pinned(2 * MAX_SERVICES, 0);
+static VIPS: HashMap<VipKey, u32> = HashMap::pinned(2 * MAX_SERVICES, BPF_F_NO_PREALLOC);
 
 /// MAC addresses of the director.
 #[map]
-static LOCAL_MACS: HashMap<LocalMacKey, u32> = HashMap::pinned(4 * MAX_INTERFACES, 0);
+static LOCAL_MACS: HashMap<LocalMacKey, u32> =
+    HashMap::pinned(4 * MAX_INTERFACES, BPF_F_NO_PREALLOC);
 
 /// The rings of all services.
 #[map]
@@ -80,12 +84,12 @@ static FLOWS_V6: LruHashMap<FlowKeyV6, FlowValue> = LruHashMap::pinned(DEFAULT_F
 /// NAT backends by IPv4 address and port.
 #[map]
 static NAT_BACKENDS_V4: HashMap<ServiceKeyV4, NatBackend> =
-    HashMap::pinned(DEFAULT_MAX_BACKENDS, 0);
+    HashMap::pinned(DEFAULT_MAX_BACKENDS, BPF_F_NO_PREALLOC);
 
 /// NAT backends by IPv6 address and port.
 #[map]
 static NAT_BACKENDS_V6: HashMap<ServiceKeyV6, NatBackend> =
-    HashMap::pinned(DEFAULT_MAX_BACKENDS, 0);
+    HashMap::pinned(DEFAULT_MAX_BACKENDS, BPF_F_NO_PREALLOC);
 
 /// Full NAT: translated IPv4 flows as the client has them.
 #[map]
@@ -121,11 +125,12 @@ static POOL_PORTS_V6: Queue<PoolPort> = Queue::pinned(DEFAULT_NAT_TABLE_SIZE, 0)
 
 /// Addresses that the director has itself; the value counts nothing.
 #[map]
-static LOCAL_ADDRESSES: HashMap<VipKey, u32> = HashMap::pinned(MAX_LOCAL_ADDRESSES, 0);
+static LOCAL_ADDRESSES: HashMap<VipKey, u32> =
+    HashMap::pinned(MAX_LOCAL_ADDRESSES, BPF_F_NO_PREALLOC);
 
 /// The director's own addresses, by index of the interface.
 #[map]
-static ROUTERS: HashMap<u32, RouterAddresses> = HashMap::pinned(MAX_INTERFACES, 0);
+static ROUTERS: HashMap<u32, RouterAddresses> = HashMap::pinned(MAX_INTERFACES, BPF_F_NO_PREALLOC);
 
 /// When somebody last spoke to a NAT backend past every VIP.
 #[map]

@@ -397,13 +397,16 @@ fn transport<F: Family, P: Packet>(
     offset: usize,
     protocol: u8,
 ) -> Option<PacketInfo<F>> {
-    const FLAGS: usize = 13;
+    /// Data offset and flags: together, because a single byte is dearer to
+    /// bring past the verifier.
+    const FLAGS: usize = 12;
     use tcp_flags::{ACK, SYN};
     let ports = packet.read::<Ports>(offset)?;
     // Without flags the frame ends within the headers, which is found out when
     // the lengths are checked.
     let (header_length, flags) = if protocol == TCP {
-        (20, packet.read::<u8>(offset + FLAGS).unwrap_or(0))
+        let [_, flags] = packet.read::<[u8; 2]>(offset + FLAGS).unwrap_or([0; 2]);
+        (20, flags)
     } else {
         (8, 0)
     };

@@ -8,10 +8,11 @@ use crate::parse::PacketInfo;
 use crate::tables::{FamilyTables, Tables};
 use crate::verdict::Verdict;
 
-/// Finds the service by VIP, port and protocol, then the one on port 0.
+/// Finds the service by VIP, port and protocol, then the one on port 0. `None`
+/// if there is none, but there are NAT backends.
 ///
 /// # Errors
-/// A drop if there is one but the packet's lengths are wrong, which is not
+/// [`Verdict::Pass`] if there are neither; a drop if there is one but the packet's lengths are wrong, which is not
 /// judged before because it is the host's business for every other packet.
 #[inline(always)]
 pub fn find<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
@@ -23,13 +24,19 @@ pub fn find<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     let service = match exact {
         Some(service) => service,
         None => {
-            let has_port_zero = tables.settings().is_some_and(|s| s.port_zero_services != 0);
-            if !has_port_zero {
-                return Ok(None);
-            }
-            match tables.service(&F::service_key(&info.vip, 0, info.protocol)) {
+            let Some(settings) = tables.settings() else {
+                return Err(Verdict::Pass);
+            };
+            let any_port = if settings.port_zero_services != 0 {
+                tables.service(&F::service_key(&info.vip, 0, info.protocol))
+            } else {
+                None
+            };
+            match any_port {
                 Some(service) => service,
-                None => return Ok(None),
+                // It may be what a NAT backend answers.
+                None if settings.nat_backends != 0 => return Ok(None),
+                None => return Err(Verdict::Pass),
             }
         }
     };

@@ -1,40 +1,115 @@
-//! `cargo xtask bench`: how long a packet takes.
+//! `cargo xtask bench`: what a packet costs.
+
+mod baseline;
+mod control_plane;
+mod instructions;
+mod ipvs;
+mod machine;
+mod time;
+
+use serde_json::{Map, Value};
 
 use crate::root::become_root;
-use crate::workspace::cargo;
 use crate::{build_ebpf, root, setup};
-
-use anyhow::{Context, bail};
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print JSON in place of a table
+    /// Print JSON in place of tables
     #[arg(long)]
     json: bool,
     /// Shorter rounds and no 100,000 backends: a first impression
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    parts: Parts,
+    /// Write the instructions to xtask/instructions-baseline.json in place of
+    /// comparing them with it
+    #[arg(long)]
+    raise: bool,
+}
+
+/// Parts of the benchmark; all if none is named.
+#[derive(clap::Args, Clone, Copy)]
+struct Parts {
+    /// Only the time of a packet in the packet path, on this machine
+    #[arg(long)]
+    time: bool,
+    /// Only the instructions of a packet in the packet path, in a virtual
+    /// machine that counts them: the same for everybody
+    #[arg(long)]
+    instructions: bool,
+    /// Only how long the control plane takes, and the memory of its maps
+    #[arg(long)]
+    control_plane: bool,
+    /// Only the instructions of a packet on its way through a director, against
+    /// IPVS, in such a machine
+    #[arg(long)]
+    ipvs: bool,
+}
+
+impl Parts {
+    fn or_all(self) -> Self {
+        if self.time || self.instructions || self.control_plane || self.ipvs {
+            return self;
+        }
+        Self {
+            time: true,
+            instructions: true,
+            control_plane: true,
+            ipvs: true,
+        }
+    }
 }
 
 /// Builds and runs the benchmark.
 ///
 /// # Errors
-/// When a packet did not do what it should, or something does not build.
+/// When a packet did not do what it should, takes more instructions than it
+/// may, or something does not build.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let parts = args.parts.or_all();
     if !root::is_prepared() {
         setup::run()?;
         build_ebpf::run()?;
+        if parts.instructions || parts.ipvs {
+            setup::virtual_machines()?;
+            machine::build()?;
+        }
     }
     become_root("loading BPF programs")?;
-    let mut bench = cargo();
-    bench.args(["bench", "--quiet", "--package", "integration"]);
-    bench.args(["--bench", "packet_path", "--"]);
-    bench.args(args.json.then_some("--json"));
-    bench.args(args.quick.then_some("--quick"));
-    let status = bench.status().context("cannot start cargo")?;
-    if !status.success() {
-        bail!("the benchmark failed: {status}");
+    let mut results = Map::new();
+    if parts.time {
+        results.extend(time::run(args)?.map(|result| ("time".to_owned(), result)));
     }
-    Ok(())
+    let mut risen = Ok(());
+    if parts.instructions {
+        let counted = instructions::run(args.raise)?;
+        risen = instructions::judge(&counted, args.raise);
+        if args.json {
+            results.insert("instructions".to_owned(), serde_json::to_value(counted)?);
+        } else {
+            counted.print();
+        }
+    }
+    if parts.control_plane {
+        let measured = control_plane::run(args.quick)?;
+        if args.json {
+            results.insert("control_plane".to_owned(), serde_json::to_value(measured)?);
+        } else {
+            measured.print();
+        }
+    }
+    if parts.ipvs {
+        let ways = ipvs::run()?;
+        if args.json {
+            results.insert("ipvs".to_owned(), serde_json::to_value(ways)?);
+        } else {
+            ipvs::print(&ways);
+        }
+    }
+    if args.json {
+        println!("{}", Value::Object(results));
+    }
+    risen
 }

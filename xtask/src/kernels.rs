@@ -5,7 +5,7 @@ mod baseline;
 mod exceptions;
 pub mod fetch;
 mod place;
-mod suites;
+pub mod suites;
 
 use std::time::Duration;
 

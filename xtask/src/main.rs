@@ -41,7 +41,7 @@ enum Task {
     },
     /// Run each fuzz target for a while
     Fuzz(fuzz::Args),
-    /// Measure the packet path's time per packet (as root)
+    /// Measure time, instructions and memory, also against IPVS (as root)
     Bench(bench::Args),
     /// Run everything from set-up to the last suite (as root)
     Test(test::Args),

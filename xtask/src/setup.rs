@@ -53,8 +53,8 @@ const LAB: [Need; 6] = [
     program("tcpdump", "tcpdump", "to watch the lab's wires by hand"),
 ];
 
-/// For tests on other kernels.
-const MACHINES: [Need; 6] = [
+/// For tests on other kernels, and counting on them.
+const MACHINES: [Need; 7] = [
     program(
         "qemu-system-x86_64",
         "qemu-system-x86",
@@ -68,6 +68,11 @@ const MACHINES: [Need; 6] = [
         "strip",
         "binutils",
         "makes programs small enough for those machines",
+    ),
+    program(
+        "ipvsadm",
+        "ipvsadm",
+        "sets up the kernel's own balancer, to compare with",
     ),
 ];
 

@@ -82,7 +82,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     summarise(&done, "passed");
     if !args.quick {
         eprintln!("==> other kernels");
-        other_kernels().context("stage \"other kernels\" failed")?;
+        again(&["kernels", "--short"]).context("stage \"other kernels\" failed")?;
+        eprintln!("==> instructions per packet");
+        again(&["bench", "--instructions"]).context("stage \"instructions per packet\" failed")?;
     }
     eprintln!("==> tests");
     tests(args.quick)
@@ -145,11 +147,11 @@ fn tests(quick: bool) -> anyhow::Result<()> {
     call(&mut tests).context("tests failed")
 }
 
-/// Starts this program anew, because it may become another user.
-fn other_kernels() -> anyhow::Result<()> {
-    let mut kernels = Command::new(this_program()?);
-    kernels.args(["kernels", "--short"]).current_dir(root());
-    call(&mut kernels)
+/// Another of this program's tasks. It may become another user, so it is
+/// started anew.
+fn again(task: &[&str]) -> anyhow::Result<()> {
+    let mut program = Command::new(this_program()?);
+    call(program.args(task).current_dir(root()))
 }
 
 /// The variable with which cargo is told how to run what it has built.

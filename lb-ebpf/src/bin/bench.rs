@@ -56,6 +56,20 @@ static PORT: Global<u32> = Global::new(80);
 #[unsafe(no_mangle)]
 static FRAME_LENGTH: Global<u32> = Global::new(64);
 
+/// Packets that came to the sink as they should, and others.
+#[map]
+static ARRIVED: Array<u64> = Array::with_max_entries(2, 0);
+
+/// First four octets of the destination MAC that the sink expects.
+#[unsafe(no_mangle)]
+static EXPECTED_MAC: Global<u32> = Global::new(0);
+/// First octet of the IPv4 destination that the sink expects.
+#[unsafe(no_mangle)]
+static EXPECTED_DESTINATION: Global<u32> = Global::new(0);
+/// IP protocol number that the sink expects.
+#[unsafe(no_mangle)]
+static EXPECTED_PROTOCOL: Global<u32> = Global::new(0);
+
 #[xdp]
 pub fn generator(context: XdpContext) -> u32 {
     match generate(&context) {
@@ -75,6 +89,11 @@ pub fn floor_empty(_: XdpContext) -> u32 {
 }
 
 #[xdp]
+pub fn floor_drop(_: XdpContext) -> u32 {
+    XDP_DROP
+}
+
+#[xdp]
 pub fn floor_mac_swap(context: XdpContext) -> u32 {
     match mac_swap(&context) {
         Some(()) => XDP_TX,
@@ -88,6 +107,20 @@ pub fn floor_encapsulate(context: XdpContext) -> u32 {
         Some(()) => XDP_TX,
         None => XDP_DROP,
     }
+}
+
+#[xdp]
+pub fn sink(context: XdpContext) -> u32 {
+    let index = if is_expected(&context) == Some(true) {
+        0
+    } else {
+        1
+    };
+    if let Some(count) = ARRIVED.get_ptr_mut(index) {
+        // SAFETY: one run at a time sends to the sink.
+        unsafe { *count += 1 }
+    }
+    XDP_DROP
 }
 
 /// Writes the next packet.
@@ -237,6 +270,24 @@ fn mac_swap(context: &XdpContext) -> Option<()> {
         (*headers).macs = [g, h, i, j, k, l, a, b, c, d, e, f];
     }
     Some(())
+}
+
+/// Whether a packet is the one that the sink waits for.
+#[inline(always)]
+fn is_expected(context: &XdpContext) -> Option<bool> {
+    let headers = at::<HeadersV4>(context)?;
+    // SAFETY: `at` has checked the bounds.
+    let (macs, ethertype, rest, destination) = unsafe {
+        let h = &raw const (*headers);
+        ((*h).macs, (*h).ethertype, (*h).rest, (*h).destination)
+    };
+    let mac = u32::from_be_bytes([macs[0], macs[1], macs[2], macs[3]]);
+    Some(
+        mac == EXPECTED_MAC.load()
+            && ethertype == 0x0800_u16.to_be()
+            && u32::from_be(destination) >> 24 == EXPECTED_DESTINATION.load()
+            && u32::from(rest[5]) == EXPECTED_PROTOCOL.load(),
+    )
 }
 
 /// Encapsulates in IPIP with constant addresses and no map at all: IPv4 in

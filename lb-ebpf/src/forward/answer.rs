@@ -5,13 +5,15 @@
 //! written in front. At most 512 bytes are quoted, which together with the
 //! headers stays within the 576 bytes that RFC 1812, section 4.3.2.3, asks for.
 
+use core::hint::black_box;
+
 use lb_common::Address;
 use lb_common::counters::DropReason;
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::{Sum, sum_bytes};
-use crate::family::{Family, V4, V6};
+use crate::family::{Family, V6};
 use crate::icmp;
 use crate::packet::Packet;
 use crate::parse::{
@@ -129,7 +131,11 @@ pub fn tell<F: Family, P: Packet, T: Tables>(
     if info.is_icmp || !tables.may_send_icmp() {
         return drop(error.untold);
     }
-    match F::answer(packet, info, source, error) {
+    // Copies that compilers do not see through: what is passed by reference has
+    // to be in memory, and were it `info` itself, packets that are not answered
+    // would pay for that.
+    let [client, source] = black_box([info.client, *source]);
+    match F::answer(packet, info.ip_length, &client, &source, error) {
         Some(()) => {
             tables.count_drop(error.told);
             Ok(Verdict::Transmit)
@@ -142,11 +148,12 @@ pub fn tell<F: Family, P: Packet, T: Tables>(
 #[inline(never)]
 pub fn ipv4<P: Packet>(
     packet: &mut P,
-    info: &PacketInfo<V4>,
+    ip_length: u16,
+    client: &u32,
     source: &u32,
     error: &Error,
 ) -> Option<()> {
-    let (ethernet, quoted) = make_room(packet, info.ip_length, size_of::<AnswerV4>())?;
+    let (ethernet, quoted) = make_room(packet, ip_length, size_of::<AnswerV4>())?;
     let mtu = network_endian::U32::new(u32::from(error.mtu));
     let checksum = sum_bytes(packet, size_of::<AnswerV4>(), quoted)?
         .add_u16(u16::from_ne_bytes(error.v4))
@@ -158,7 +165,7 @@ pub fn ipv4<P: Packet>(
         .add_u16(length.to_be())
         .add_u16(u16::from_ne_bytes([TTL, icmp::PROTOCOL_V4]))
         .add_u32(*source)
-        .add_u32(info.client)
+        .add_u32(*client)
         .finish();
     let ip = Ipv4Header {
         version_ihl: 0x45,
@@ -170,7 +177,7 @@ pub fn ipv4<P: Packet>(
         protocol: icmp::PROTOCOL_V4,
         checksum: network_endian::U16::from_bytes(header_checksum.to_ne_bytes()),
         source: native_endian::U32::new(*source),
-        destination: native_endian::U32::new(info.client),
+        destination: native_endian::U32::new(*client),
     };
     let icmp = IcmpHeader {
         kind: error.v4,
@@ -184,15 +191,16 @@ pub fn ipv4<P: Packet>(
 #[inline(never)]
 pub fn ipv6<P: Packet>(
     packet: &mut P,
-    info: &PacketInfo<V6>,
+    ip_length: u16,
+    client: &Address,
     source: &Address,
     error: &Error,
 ) -> Option<()> {
-    let (ethernet, quoted) = make_room(packet, info.ip_length, size_of::<AnswerV6>())?;
+    let (ethernet, quoted) = make_room(packet, ip_length, size_of::<AnswerV6>())?;
     let mtu = network_endian::U32::new(u32::from(error.mtu));
     let length = (size_of::<IcmpHeader>() + quoted) as u16;
     let sum = sum_bytes(packet, size_of::<AnswerV6>(), quoted)?;
-    let checksum = V6::add(V6::add(sum, source), &info.client)
+    let checksum = V6::add(V6::add(sum, source), client)
         // Pseudo-header, RFC 8200 section 8.1: length and next header.
         .add_u16(length.to_be())
         .add_u16(u16::from(icmp::PROTOCOL_V6).to_be())
@@ -205,7 +213,7 @@ pub fn ipv6<P: Packet>(
         next_header: icmp::PROTOCOL_V6,
         hop_limit: TTL,
         source: header_words(source),
-        destination: header_words(&info.client),
+        destination: header_words(client),
     };
     let icmp = IcmpHeader {
         kind: error.v6,

@@ -31,12 +31,10 @@ pub struct Way {
 impl Way {
     /// By the interface, or by the host if there is none.
     const SEND: u16 = 0;
-    /// Answered with an ICMP error: its time to live has ended.
-    const EXPIRED: u16 = 1;
     /// Answered with an ICMP error: it is too big.
-    const TOO_BIG: u16 = 2;
+    const TOO_BIG: u16 = 1;
     /// Dropped under the reason.
-    const DROP: u16 = 3;
+    const DROP: u16 = 2;
 
     /// By the host.
     pub const HOST: Self = Self {
@@ -130,20 +128,8 @@ pub fn send<F: Family, P: Packet, T: Tables>(
     tables: &T,
 ) -> Packed {
     let Job { to, way, .. } = job;
-    let kind = if info.ttl > 1 { way.kind } else { Way::EXPIRED };
-    if kind == Way::DROP {
-        return Packed::new(Err(Verdict::Drop(way.reason)));
-    }
-    if kind != Way::SEND {
-        let error = if kind == Way::EXPIRED {
-            Error::TIME_EXCEEDED
-        } else {
-            Error::too_big(way.mtu)
-        };
-        let source = own_address(packet, info, tables);
-        let end = answer::tell(packet, info, &source, &error, tables);
-        // Not forwarded either way.
-        return Packed::new(end.and_then(Err));
+    if info.ttl <= 1 || way.kind != Way::SEND {
+        return refuse(packet, info, way, tables);
     }
     let is_generic = tables.settings().is_some_and(|s| s.generic != 0);
     let sender = if way.interface == 0 {
@@ -167,6 +153,27 @@ pub fn send<F: Family, P: Packet, T: Tables>(
     } else {
         Verdict::Redirect(way.interface)
     }))
+}
+
+/// Answers or drops a packet that cannot be sent on.
+#[inline(never)]
+fn refuse<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    way: &Way,
+    tables: &T,
+) -> Packed {
+    let error = if info.ttl <= 1 {
+        Error::TIME_EXCEEDED
+    } else if way.kind == Way::TOO_BIG {
+        Error::too_big(way.mtu)
+    } else {
+        return Packed::new(Err(Verdict::Drop(way.reason)));
+    };
+    let source = own_address(packet, info, tables);
+    let end = answer::tell(packet, info, &source, &error, tables);
+    // Not forwarded either way.
+    Packed::new(end.and_then(Err))
 }
 
 /// The address that the director's errors about a packet come from, RFC 1812,

@@ -1,240 +1,176 @@
-//! What is measured.
+//! What is measured: worlds, and packets in them.
 
-use integration::Lab;
+use std::path::Path;
+
 use lb_common::protocol::{TCP, UDP};
 
-use crate::Options;
-use crate::programs::{EMPTY, ENCAPSULATE, Generator, MAC_SWAP, Traffic, director};
-use crate::world::{Mode, Slots, World};
+use crate::programs::{Generator, Traffic, director};
+use crate::world::{LOOPBACK, Layout, Mode, Slots, World};
 
 const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
-const ACK: u32 = 0x10;
-const SYN: u32 = 0x02;
+/// What all programs but those that pass return.
+pub const XDP_TX: u32 = 3;
+/// Flags of an established flow's packet.
+pub const ACK: u32 = 0x10;
+/// Flags of a flow's first packet.
+pub const SYN: u32 = 0x02;
+/// Of every service.
+const PORT: u32 = 80;
+/// Of none.
+const OTHER_PORT: u32 = 81;
 
-/// Net nanoseconds per packet of one case.
-#[derive(Clone, Debug)]
-pub struct Measured {
-    /// What was measured.
+/// Packets of one kind in a world.
+pub struct Case {
+    /// Mode, packets and, if it is not settled, state of the slots.
     pub name: String,
-    /// The program.
-    pub net: Spread,
-    /// Constant encapsulation, in the same rounds.
-    pub encapsulation: Spread,
-    /// MAC swap, in the same rounds.
-    pub mac_swap: Spread,
+    /// The packets.
+    pub traffic: Traffic,
 }
 
-/// Median and quartiles over the rounds, nanoseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Spread {
-    /// Median.
-    pub median: f64,
-    /// Lower quartile.
-    pub low: f64,
-    /// Upper quartile.
-    pub high: f64,
+impl Case {
+    /// Whether they are forwarded.
+    pub fn is_for_a_service(&self) -> bool {
+        self.traffic.port == PORT
+    }
+
+    /// What the program returns for each of them.
+    pub fn verdict(&self) -> u32 {
+        if self.is_for_a_service() {
+            XDP_TX
+        } else {
+            XDP_PASS
+        }
+    }
 }
 
-/// A group of cases that share their maps.
-struct Group {
-    mode: Mode,
+/// Cases that share their maps.
+pub struct Group {
+    layout: Layout,
     slots: Slots,
-    services: u32,
-    each: u32,
-    cases: Vec<(&'static str, Traffic)>,
+    /// The cases.
+    pub cases: Vec<Case>,
 }
 
-/// Measures everything.
-pub fn run(lab: &Lab, options: &Options) -> anyhow::Result<Vec<Measured>> {
-    let mut results = Vec::new();
-    for (i, group) in groups(options.quick).iter().enumerate() {
-        let bpffs = lab.bpffs().join(format!("bench{i}"));
-        let mut world = World::new(&bpffs, group.mode, group.services, group.each)?;
-        if group.slots != Slots::Settled {
-            // Record the flows that are measured, while they are the old ones.
-            world.replace_backends(group.mode, group.services, group.each)?;
-            for (_, traffic) in &group.cases {
-                pass_once(&world, traffic)?;
-            }
-        }
-        if group.slots == Slots::Pinned {
-            world.let_the_window_pass()?;
-        }
-        for (name, traffic) in &group.cases {
-            eprintln!("{name}");
-            results.push(measure(&world, name, traffic, options)?);
-        }
-        lb_ctl::dataplane::unload(&bpffs)?;
-    }
-    Ok(results)
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    Full,
+    /// But for the 100,000 backends.
+    Quick,
+    /// Worlds as small as they can be without being simple: how many flows,
+    /// services and backends there are makes no instruction more or less, but
+    /// it takes instructions to plan for them.
+    Small,
 }
 
-fn groups(quick: bool) -> Vec<Group> {
-    let one = |version, protocol, flags| Traffic {
-        version,
-        protocol: u32::from(protocol),
-        flags,
-        flows: 1,
-        vips: 1,
-        port: 80,
-    };
-    let many = |version, flows, vips| Traffic {
-        flows,
-        vips,
-        ..one(version, TCP, ACK)
-    };
+/// All cases, by world.
+pub fn groups(extent: Extent) -> Vec<Group> {
+    let is_small = extent == Extent::Small;
+    let services = if is_small { 4 } else { 100 };
     let mut groups = Vec::new();
-    for (mode, names) in [
-        (
-            Mode::Dr,
-            [
-                "DR, IPv4 TCP, one flow",
-                "DR, IPv4 TCP SYN, one flow",
-                "DR, IPv4 UDP, one flow",
-                "DR, IPv6 TCP, one flow",
-                "DR, IPv6 UDP, one flow",
-                "DR, IPv4 TCP, 64 K flows, 100 x 10",
-                "DR, IPv4 TCP, 1 M flows, 100 x 10",
-                "DR, IPv6 TCP, 1 M flows, 100 x 10",
-                "DR, not for a service, IPv4",
-            ],
-        ),
-        (
-            Mode::Tun,
-            [
-                "TUN, IPv4 TCP, one flow",
-                "TUN, IPv4 TCP SYN, one flow",
-                "TUN, IPv4 UDP, one flow",
-                "TUN, IPv6 TCP, one flow",
-                "TUN, IPv6 UDP, one flow",
-                "TUN, IPv4 TCP, 64 K flows, 100 x 10",
-                "TUN, IPv4 TCP, 1 M flows, 100 x 10",
-                "TUN, IPv6 TCP, 1 M flows, 100 x 10",
-                "TUN, not for a service, IPv6",
-            ],
-        ),
-    ] {
-        let elsewhere = Traffic {
-            port: 81,
-            ..one(if mode == Mode::Dr { 4 } else { 6 }, TCP, ACK)
-        };
-        let traffic = [
-            one(4, TCP, ACK),
-            one(4, TCP, SYN),
-            one(4, UDP, 0),
-            one(6, TCP, ACK),
-            one(6, UDP, 0),
-            many(4, 1 << 16, 100),
-            many(4, 1 << 20, 100),
-            many(6, 1 << 20, 100),
-            elsewhere,
-        ];
-        groups.push(Group {
-            mode,
-            slots: Slots::Settled,
-            services: 100,
-            each: 10,
-            cases: names.into_iter().zip(traffic).collect(),
-        });
+    for mode in [Mode::Dr, Mode::Tun] {
+        let mut settled = Group::new(mode, Slots::Settled, services, 10);
+        settled.add("IPv4 TCP, one flow", one(4, TCP, ACK));
+        settled.add("IPv4 TCP SYN, one flow", one(4, TCP, SYN));
+        settled.add("IPv4 UDP, one flow", one(4, UDP, 0));
+        settled.add("IPv6 TCP, one flow", one(6, TCP, ACK));
+        settled.add("IPv6 TCP SYN, one flow", one(6, TCP, SYN));
+        settled.add("IPv6 UDP, one flow", one(6, UDP, 0));
+        settled.add_many("IPv4 TCP, 64 K flows", 4, 1 << 16);
+        if !is_small {
+            settled.add_many("IPv4 TCP, 1 M flows", 4, 1 << 20);
+            settled.add_many("IPv6 TCP, 1 M flows", 6, 1 << 20);
+        }
+        settled.add("not for a service, IPv4", elsewhere(4));
+        settled.add("not for a service, IPv6", elsewhere(6));
+        groups.push(settled);
     }
-    for (slots, name) in [
-        (
-            Slots::Moving,
-            "DR, IPv4 TCP, one recorded flow, slots moving",
-        ),
-        (
-            Slots::Pinned,
-            "DR, IPv4 TCP, one recorded flow, slots pinned",
-        ),
-    ] {
-        groups.push(Group {
-            mode: Mode::Dr,
-            slots,
-            services: 1,
-            each: 10,
-            cases: vec![(name, one(4, TCP, ACK))],
-        });
+    for slots in [Slots::Moving, Slots::Pinned] {
+        let mut group = Group::new(Mode::Dr, slots, 1, 10);
+        group.add("IPv4 TCP, one recorded flow", one(4, TCP, ACK));
+        group.add("IPv4 TCP SYN, one recorded flow", one(4, TCP, SYN));
+        group.add("IPv4 UDP, one recorded flow", one(4, UDP, 0));
+        group.add("IPv6 TCP, one recorded flow", one(6, TCP, ACK));
+        groups.push(group);
     }
-    if !quick {
-        groups.push(Group {
-            mode: Mode::Dr,
-            slots: Slots::Settled,
-            services: 1000,
-            each: 100,
-            cases: vec![(
-                "DR, IPv4 TCP, 1 M flows, 1,000 x 100",
-                many(4, 1 << 20, 1000),
-            )],
-        });
+    if extent == Extent::Full {
+        let mut large = Group::new(Mode::Dr, Slots::Settled, 1000, 100);
+        large.add_many("IPv4 TCP, 1 M flows", 4, 1 << 20);
+        groups.push(large);
     }
     groups
 }
 
-fn pass_once(world: &World, traffic: &Traffic) -> anyhow::Result<()> {
-    let program = director(&world.bpffs)?;
-    Generator::new(traffic)?.time(&program, traffic.flows, XDP_TX)?;
-    Ok(())
-}
-
-fn measure(
-    world: &World,
-    name: &str,
-    traffic: &Traffic,
-    options: &Options,
-) -> anyhow::Result<Measured> {
-    let (rounds, repeat) = if options.quick {
-        (7, 200_000)
-    } else {
-        (15, 1_000_000)
-    };
-    let for_a_service = traffic.port == 80;
-    let verdict = if for_a_service { XDP_TX } else { XDP_PASS };
-    let mut generator = Generator::new(traffic)?;
-    let empty = generator.floor(EMPTY)?;
-    let swap = generator.floor(MAC_SWAP)?;
-    let encapsulate = generator.floor(ENCAPSULATE)?;
-    let program = director(&world.bpffs)?;
-    // Warms the caches up as they are in steady state.
-    generator.time(&program, repeat, verdict)?;
-    let before = world.counted()?;
-    let mut net = [Vec::new(), Vec::new(), Vec::new()];
-    for _ in 0..rounds {
-        let base = generator.time(&empty, repeat, XDP_TX)?;
-        net[0].push(generator.time(&program, repeat, verdict)? - base);
-        net[1].push(generator.time(&encapsulate, repeat, XDP_TX)? - base);
-        net[2].push(generator.time(&swap, repeat, XDP_TX)? - base);
+/// Packets of one flow to the first service.
+pub fn one(version: u32, protocol: u8, flags: u32) -> Traffic {
+    Traffic {
+        version,
+        protocol: protocol.into(),
+        flags,
+        flows: 1,
+        vips: 1,
+        port: PORT,
     }
-    // A fast wrong answer does not count: every packet was forwarded, or none.
-    let after = world.counted()?;
-    let packets = if for_a_service {
-        rounds * u64::from(repeat)
-    } else {
-        0
-    };
-    anyhow::ensure!(
-        (after.0 - before.0, after.1 - before.1) == (packets, 0),
-        "{name}: {} forwarded and {} dropped, {packets} expected",
-        after.0 - before.0,
-        after.1 - before.1
-    );
-    let [program, encapsulation, mac_swap] = net.map(Spread::of);
-    Ok(Measured {
-        name: name.to_owned(),
-        net: program,
-        encapsulation,
-        mac_swap,
-    })
 }
 
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |part: f64| values[(part * (values.len() - 1) as f64).round() as usize];
+fn elsewhere(version: u32) -> Traffic {
+    Traffic {
+        port: OTHER_PORT,
+        ..one(version, TCP, ACK)
+    }
+}
+
+impl Group {
+    fn new(mode: Mode, slots: Slots, services: u32, each: u32) -> Self {
         Self {
-            median: at(0.5),
-            low: at(0.25),
-            high: at(0.75),
+            layout: Layout {
+                mode,
+                services,
+                each,
+                interface: LOOPBACK,
+            },
+            slots,
+            cases: Vec::new(),
         }
+    }
+
+    fn add(&mut self, packets: &str, traffic: Traffic) {
+        let mode = self.layout.mode;
+        let name = match self.slots {
+            Slots::Settled => format!("{mode}, {packets}"),
+            Slots::Moving => format!("{mode}, {packets}, slots moving"),
+            Slots::Pinned => format!("{mode}, {packets}, slots pinned"),
+        };
+        self.cases.push(Case { name, traffic });
+    }
+
+    /// Established flows over all services of the group.
+    fn add_many(&mut self, packets: &str, version: u32, flows: u32) {
+        let Layout { services, each, .. } = self.layout;
+        let traffic = Traffic {
+            flows,
+            vips: services,
+            ..one(version, TCP, ACK)
+        };
+        self.add(&format!("{packets}, {services} x {each}"), traffic);
+    }
+
+    /// A world in which the cases can be measured.
+    pub fn world(&self, bpffs: &Path) -> anyhow::Result<World> {
+        let mut world = World::new(bpffs, self.layout)?;
+        if self.slots != Slots::Settled {
+            // Record the flows that are measured, while they are the old ones.
+            world.replace_backends()?;
+            for case in &self.cases {
+                let program = director(bpffs)?;
+                let flows = case.traffic.flows;
+                Generator::new(&case.traffic)?.run(&program, flows, case.verdict())?;
+            }
+        }
+        if self.slots == Slots::Pinned {
+            world.let_the_window_pass()?;
+        }
+        Ok(world)
     }
 }

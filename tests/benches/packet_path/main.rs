@@ -1,42 +1,39 @@
-//! Time per packet of the director's program, with real maps filled by the
-//! real planner. Called by `cargo xtask bench`.
-//!
-//! Net time = generator and program, less generator and an empty program.
-//! All programs are run in turn, round after round, so that what disturbs the
-//! machine disturbs all of them; the median over the rounds counts.
+//! The director's program, with real maps filled by the real planner: time per
+//! packet, instructions per packet, memory. Called by `cargo xtask bench`.
 
 mod cases;
+mod clock;
+mod forwarded;
+mod instructions;
+mod memory;
 mod programs;
 mod report;
+mod sink;
+mod time;
+mod wire;
 mod world;
+
+use std::path::Path;
 
 use integration::Lab;
 
+/// Where a machine that counts has its BPF file system.
+const MACHINES_BPFFS: &str = "/sys/fs/bpf";
+
 fn main() -> anyhow::Result<()> {
-    let options = Options::from_arguments();
-    let lab = Lab::new("bench")?;
-    let host = lab.host("director")?;
-    let segment = lab.segment("lan")?;
-    host.attach(&segment, "eth0", &[])?;
-    let results = host.in_namespace(|| cases::run(&lab, &options))?;
-    report::print(&results, options.json);
-    Ok(())
-}
-
-/// What is asked for.
-struct Options {
-    /// JSON instead of a table.
-    json: bool,
-    /// Fewer and shorter rounds.
-    quick: bool,
-}
-
-impl Options {
-    fn from_arguments() -> Self {
-        let has = |name: &str| std::env::args().any(|argument| argument == name);
-        Self {
-            json: has("--json"),
-            quick: has("--quick"),
-        }
+    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    if has("--instructions") {
+        return instructions::run(Path::new(MACHINES_BPFFS));
     }
+    if has("--wire") {
+        return wire::run();
+    }
+    let lab = Lab::new("bench")?;
+    if has("--memory") {
+        return memory::run(lab.bpffs());
+    }
+    let host = lab.host("director")?;
+    let results = host.in_namespace(|| time::run(lab.bpffs(), has("--quick")))?;
+    report::print(&results, has("--json"));
+    Ok(())
 }

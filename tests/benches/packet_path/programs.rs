@@ -1,11 +1,11 @@
 //! The generator with a program behind it, and how long both take.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use aya::maps::{Array, ProgramArray};
-use aya::programs::{ProgramFd, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader, TestRun as _};
+use aya::programs::{ProgramFd, TestRunOptions, TestRunResult, Xdp};
+use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunAttrs};
 use aya_obj::programs::XdpAttachType;
 use nix::time::{ClockId, clock_gettime};
 
@@ -26,8 +26,20 @@ pub struct Traffic {
     pub port: u32,
 }
 
+/// What each packet took, the generator's share included.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    /// CPU time of this thread.
+    pub cpu_ns: f64,
+    /// What test_run says: whole nanoseconds, rounded down.
+    pub reported_ns: u64,
+}
+
 /// Bytes of a frame: a small packet, as the worst case for a balancer.
 const FRAME: u32 = 78;
+
+/// Packets that a driver takes at a time.
+const BATCH: u32 = 64;
 
 /// The generator, ready for any program behind it.
 pub struct Generator {
@@ -36,6 +48,8 @@ pub struct Generator {
 
 /// The floors, by name of their program.
 pub const EMPTY: &str = "floor_empty";
+/// Drops what the generator has made.
+pub const DROP: &str = "floor_drop";
 /// Bounds check and MAC swap.
 pub const MAC_SWAP: &str = "floor_mac_swap";
 /// IPIP with constant addresses.
@@ -44,7 +58,7 @@ pub const ENCAPSULATE: &str = "floor_encapsulate";
 impl Generator {
     /// Loads the generator for this traffic.
     pub fn new(traffic: &Traffic) -> anyhow::Result<Self> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bench.o");
+        let path = object();
         let mut loader = EbpfLoader::new();
         let mask = traffic.flows - 1;
         loader
@@ -56,9 +70,9 @@ impl Generator {
             .override_global("PORT", &traffic.port, true)
             .override_global("FRAME_LENGTH", &FRAME, true);
         let mut object = loader
-            .load_file(path)
-            .with_context(|| format!("loading {path}: run `cargo xtask build-ebpf`"))?;
-        for name in ["generator", EMPTY, MAC_SWAP, ENCAPSULATE] {
+            .load_file(&path)
+            .with_context(|| format!("loading {}: run `cargo xtask build-ebpf`", path.display()))?;
+        for name in ["generator", EMPTY, DROP, MAC_SWAP, ENCAPSULATE] {
             xdp(&mut object, name)?.load()?;
         }
         Ok(Self { object })
@@ -69,14 +83,10 @@ impl Generator {
         Ok(xdp(&mut self.object, name)?.fd()?.try_clone()?)
     }
 
-    /// CPU nanoseconds for each of `repeat` packets through generator and
-    /// program. The last packet's verdict must be `verdict`.
-    pub fn time(&mut self, program: &ProgramFd, repeat: u32, verdict: u32) -> anyhow::Result<f64> {
-        let map = self.object.map_mut("UNDER_TEST").context("no UNDER_TEST")?;
-        ProgramArray::try_from(map)?.set(0, program, 0)?;
-        // The same flows in the same order every time.
-        let map = self.object.map_mut("STATE").context("no STATE")?;
-        Array::<_, u32>::try_from(map)?.set(0, 0x1234_5678_u32, 0)?;
+    /// Runs `repeat` packets through generator and program. The last packet's
+    /// verdict must be `verdict`.
+    pub fn run(&mut self, program: &ProgramFd, repeat: u32, verdict: u32) -> anyhow::Result<Spent> {
+        self.begin(program)?;
         let generator = xdp(&mut self.object, "generator")?;
         let frame = vec![0; FRAME as usize];
         let mut options = TestRunOptions::new();
@@ -85,12 +95,67 @@ impl Generator {
         let before = thread_ns()?;
         let result = generator.test_run(options)?;
         let spent = thread_ns()? - before;
-        anyhow::ensure!(
-            result.return_value == verdict,
-            "the program returned {}, not {verdict}",
-            result.return_value
-        );
-        Ok(spent as f64 / f64::from(repeat))
+        ensure_verdict(&result, verdict)?;
+        Ok(Spent {
+            cpu_ns: spent as f64 / f64::from(repeat),
+            reported_ns: result.duration.as_nanos() as u64,
+        })
+    }
+
+    /// What becomes of the first `packets` packets of [`Self::run`], one by
+    /// one. The verdict of each must be `verdict`.
+    pub fn outputs(
+        &mut self,
+        program: &ProgramFd,
+        packets: u32,
+        verdict: u32,
+    ) -> anyhow::Result<Vec<Vec<u8>>> {
+        self.begin(program)?;
+        let generator = xdp(&mut self.object, "generator")?;
+        let frame = vec![0; FRAME as usize];
+        (0..packets)
+            .map(|_| {
+                let mut output = vec![0; 2 * FRAME as usize];
+                let mut options = TestRunOptions::new();
+                options.data_in = Some(&frame);
+                options.data_out = Some(&mut output);
+                let result = generator.test_run(options)?;
+                ensure_verdict(&result, verdict)?;
+                output.truncate(result.data_size_out as usize);
+                Ok(output)
+            })
+            .collect()
+    }
+
+    /// Sends `packets` packets, after those of before, out of an interface of this namespace as a NIC's
+    /// driver has them: frames without the kernel's own structures. Returns
+    /// nanoseconds per packet as test_run counts them, rounded down, with all
+    /// that the packets led to before the next batch of them. [`Self::begin`]
+    /// says what is to be done with them: sent, by [`EMPTY`].
+    pub fn send(&mut self, interface: u32, packets: u32) -> anyhow::Result<u64> {
+        let generator = xdp(&mut self.object, "generator")?;
+        let frame = vec![0; FRAME as usize];
+        // `struct xdp_md`: where the packet begins, ends and has its metadata,
+        // interface and queue that it came by, interface that it leaves by.
+        let context = [0, FRAME, 0, interface, 0, 0]
+            .map(u32::to_ne_bytes)
+            .concat();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.ctx_in = Some(&context);
+        options.repeat = packets;
+        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+        let result = generator.test_run(options)?;
+        Ok(result.duration.as_nanos() as u64)
+    }
+
+    /// Puts a program behind the generator, which begins again.
+    pub fn begin(&mut self, program: &ProgramFd) -> anyhow::Result<()> {
+        let map = self.object.map_mut("UNDER_TEST").context("no UNDER_TEST")?;
+        ProgramArray::try_from(map)?.set(0, program, 0)?;
+        // The same flows in the same order every time.
+        let map = self.object.map_mut("STATE").context("no STATE")?;
+        Ok(Array::<_, u32>::try_from(map)?.set(0, 0x1234_5678_u32, 0)?)
     }
 }
 
@@ -100,11 +165,30 @@ pub fn director(bpffs: &Path) -> anyhow::Result<ProgramFd> {
     Ok(program.fd()?.try_clone()?)
 }
 
-fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+/// A program of an object.
+pub fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
     let program = object
         .program_mut(name)
         .with_context(|| format!("bench.o has no program {name}"))?;
     Ok(program.try_into()?)
+}
+
+/// The programs' object; elsewhere than here in a virtual machine.
+pub fn object() -> PathBuf {
+    let directory = std::env::var_os("LB_EBPF_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/ebpf"),
+        PathBuf::from,
+    );
+    directory.join("bench.o")
+}
+
+fn ensure_verdict(result: &TestRunResult, verdict: u32) -> anyhow::Result<()> {
+    let returned = result.return_value;
+    anyhow::ensure!(
+        returned == verdict,
+        "the program returned {returned}, not {verdict}"
+    );
+    Ok(())
 }
 
 fn thread_ns() -> anyhow::Result<u64> {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cases::{Measured, Spread};
+use crate::time::{Measured, Spread};
 
 /// Prints all results.
 pub fn print(results: &[Measured], as_json: bool) {

@@ -1,6 +1,7 @@
 //! Services on a real dataplane, filled by the real planner.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,9 @@ use lb_common::counters::DropReason;
 use lb_common::protocol::{TCP, UDP};
 use lb_ctl::dataplane::{self, Dataplane as _, Kernel, LoadOptions, ServiceKey, XdpPolicy};
 use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop, State, plan};
+use nix::net::if_::if_nametoindex;
+
+use crate::cases::Case;
 
 /// Forwarding mode of all services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +21,41 @@ pub enum Mode {
     Dr,
     /// VS/TUN to backends of the same IP version.
     Tun,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dr => "DR",
+            Self::Tun => "TUN",
+        })
+    }
+}
+
+/// What a director has to know: services for both IP versions, TCP and UDP on
+/// port 80.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Mode of all of them.
+    pub mode: Mode,
+    /// VIPs of each IP version.
+    pub services: u32,
+    /// Backends of each service.
+    pub each: u32,
+    /// Where packets come from and go to.
+    pub interface: &'static str,
+}
+
+impl Layout {
+    /// IPv4 and IPv6, TCP and UDP, and as many again to replace them.
+    fn max_backends(&self) -> u32 {
+        self.services * self.each * 8
+    }
+
+    /// Number of the VIP whose backend this is.
+    pub fn service_of(&self, backend: u32) -> u32 {
+        backend / self.each % self.services
+    }
 }
 
 /// State of all slots.
@@ -33,50 +72,54 @@ pub enum Slots {
 /// A director with services.
 pub struct World {
     kernel: Kernel,
-    backends: u32,
+    /// What it has to know.
+    pub layout: Layout,
+    index: u32,
     in_transition: Option<(State, Desired)>,
     /// Where its program is pinned.
     pub bpffs: PathBuf,
 }
 
 /// The MAC that the generator sends to.
-const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// BPF_PROG_TEST_RUN without a context receives on the loopback interface.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: &str = "lo";
 
 const IDLE_TIMEOUT: u32 = 3600;
 
 impl World {
-    /// `services` services of `each` backends, for both IP versions, TCP and
-    /// UDP on port 80.
-    pub fn new(bpffs: &Path, mode: Mode, services: u32, each: u32) -> anyhow::Result<Self> {
-        // IPv4 and IPv6, TCP and UDP, and as many again to replace them.
-        let backends = services * each * 8;
+    /// Loads the director's program, attaches it to any interface but the
+    /// loopback, and fills its maps.
+    pub fn new(bpffs: &Path, layout: Layout) -> anyhow::Result<Self> {
+        let index = if_nametoindex(layout.interface)?;
+        let is_real = layout.interface != LOOPBACK;
+        let attached = is_real.then(|| (layout.interface.to_owned(), index));
         let kernel = dataplane::load(&LoadOptions {
             bpffs: bpffs.to_owned(),
-            interfaces: Vec::new(),
+            interfaces: attached.into_iter().collect(),
             policy: XdpPolicy::Auto,
-            max_backends: backends,
+            max_backends: layout.max_backends(),
             flow_table_size: 1 << 20,
             nat_table_size: 1 << 20,
             log_drops: false,
         })?;
         let mut world = Self {
             kernel,
-            backends,
+            layout,
+            index,
             in_transition: None,
             bpffs: bpffs.to_owned(),
         };
         let mut state = world.state()?;
-        world.follow(&mut state, &desired(mode, services, each, 0), 0)?;
+        world.follow(&mut state, &desired(layout, index, 0), 0)?;
         Ok(world)
     }
 
     /// Replaces all backends, so that every slot moves. Those of before drain.
-    pub fn replace_backends(&mut self, mode: Mode, services: u32, each: u32) -> anyhow::Result<()> {
-        let mut wanted = desired(mode, services, each, 1);
-        for (key, before) in desired(mode, services, each, 0).services {
+    pub fn replace_backends(&mut self) -> anyhow::Result<()> {
+        let mut wanted = desired(self.layout, self.index, 1);
+        for (key, before) in desired(self.layout, self.index, 0).services {
             if let Some(service) = wanted.services.get_mut(&key) {
                 let drain = |b| DesiredBackend { weight: 0, ..b };
                 service
@@ -116,10 +159,30 @@ impl World {
         Ok(())
     }
 
+    /// Checks that every one of a case's packets has been forwarded since
+    /// `before`, or none, if they are not for a service: a fast wrong answer
+    /// does not count.
+    pub fn ensure_counted(
+        &self,
+        case: &Case,
+        before: (u64, u64),
+        packets: u64,
+    ) -> anyhow::Result<()> {
+        let after = self.counted()?;
+        let expected = if case.is_for_a_service() { packets } else { 0 };
+        let (forwarded, dropped) = (after.0 - before.0, after.1 - before.1);
+        anyhow::ensure!(
+            (forwarded, dropped) == (expected, 0),
+            "{}: {forwarded} forwarded and {dropped} dropped, {expected} expected",
+            case.name
+        );
+        Ok(())
+    }
+
     /// Packets forwarded, and packets dropped.
     pub fn counted(&self) -> anyhow::Result<(u64, u64)> {
         let mut forwarded = 0;
-        for id in 1..=self.backends {
+        for id in 1..=self.layout.max_backends() {
             forwarded += self.kernel.counters(id)?.packets;
         }
         let mut dropped = 0;
@@ -130,10 +193,16 @@ impl World {
     }
 }
 
-fn desired(mode: Mode, services: u32, each: u32, generation: u32) -> Desired {
+fn desired(layout: Layout, interface: u32, generation: u32) -> Desired {
+    let Layout {
+        mode,
+        services,
+        each,
+        ..
+    } = layout;
     let mut desired = Desired {
         services: BTreeMap::new(),
-        local_macs: BTreeSet::from([(LOOPBACK, DIRECTOR_MAC)]),
+        local_macs: BTreeSet::from([(interface, DIRECTOR_MAC)]),
         interfaces: BTreeSet::new(),
         ..Desired::default()
     };
@@ -146,7 +215,14 @@ fn desired(mode: Mode, services: u32, each: u32, generation: u32) -> Desired {
                     protocol,
                 };
                 let backends = (0..each)
-                    .map(|i| backend(mode, is_v4, (generation * services + service) * each + i))
+                    .map(|i| {
+                        backend(
+                            mode,
+                            interface,
+                            is_v4,
+                            (generation * services + service) * each + i,
+                        )
+                    })
                     .collect();
                 let service = DesiredService {
                     hash_key: 0x0123_4567_89ab_cdef,
@@ -162,7 +238,7 @@ fn desired(mode: Mode, services: u32, each: u32, generation: u32) -> Desired {
 }
 
 /// As the generator counts them: RFC 2544's range, and documentation's.
-fn vip(is_v4: bool, n: u32) -> IpAddr {
+pub fn vip(is_v4: bool, n: u32) -> IpAddr {
     if is_v4 {
         Ipv4Addr::from_bits(0xc613_0000 + n).into()
     } else {
@@ -170,31 +246,56 @@ fn vip(is_v4: bool, n: u32) -> IpAddr {
     }
 }
 
-fn backend(selected: Mode, is_v4: bool, n: u32) -> DesiredBackend {
-    let (address, source) = if is_v4 {
-        let backend = Ipv4Addr::from_bits(0x0a00_0000 + n + 1);
-        (backend.into(), IpAddr::from(Ipv4Addr::new(192, 0, 2, 2)))
+/// Number of a VIP, from the bytes of its address.
+pub fn vip_number(address: &[u8]) -> u32 {
+    let low = &address[address.len() - 2..];
+    u32::from(u16::from_be_bytes([low[0], low[1]]))
+}
+
+/// Address of a backend.
+pub fn backend_address(is_v4: bool, n: u32) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::from_bits(0x0a00_0000 + n + 1).into()
     } else {
-        let prefix = 0x2001_0db8_00be_0000 << 64;
-        (
-            Ipv6Addr::from_bits(prefix | u128::from(n + 1)).into(),
-            Ipv6Addr::from_bits(prefix).into(),
-        )
+        Ipv6Addr::from_bits(BACKENDS_V6 | u128::from(n + 1)).into()
+    }
+}
+
+/// Prefix of the IPv6 backends.
+const BACKENDS_V6: u128 = 0x2001_0db8_00be_0000 << 64;
+
+/// MAC address of a backend, or of its router.
+pub fn backend_mac(n: u32) -> [u8; 6] {
+    [2, 0, 1, (n >> 16) as u8, (n >> 8) as u8, n as u8]
+}
+
+/// The backend that has this MAC address.
+pub fn backend_of_mac(mac: &[u8]) -> Option<u32> {
+    match mac {
+        &[2, 0, 1, a, b, c] => Some(u32::from_be_bytes([0, a, b, c])),
+        _ => None,
+    }
+}
+
+fn backend(selected: Mode, interface: u32, is_v4: bool, n: u32) -> DesiredBackend {
+    let source: IpAddr = if is_v4 {
+        Ipv4Addr::new(192, 0, 2, 2).into()
+    } else {
+        Ipv6Addr::from_bits(BACKENDS_V6).into()
     };
     DesiredBackend {
-        address,
+        address: backend_address(is_v4, n),
         port: 0,
-        mode: if selected == Mode::Dr {
-            mode::DR
-        } else {
-            mode::TUN
+        mode: match selected {
+            Mode::Dr => mode::DR,
+            Mode::Tun => mode::TUN,
         },
         weight: 1,
         tunnel_source: (selected == Mode::Tun).then_some((source, 0)),
         removed: false,
         condition: Condition::Up(NextHop {
-            interface: LOOPBACK,
-            mac: [2, 0, 1, (n >> 16) as u8, (n >> 8) as u8, n as u8],
+            interface,
+            mac: backend_mac(n),
             source_mac: DIRECTOR_MAC,
             mtu: 1500,
             source: None,

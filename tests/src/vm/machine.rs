@@ -46,58 +46,97 @@ impl Output {
     }
 }
 
-/// Boots a machine and waits until it is off. `place` is a directory of its
-/// own.
-///
-/// # Errors
-/// When the machine cannot start, panics, or still runs at the deadline.
-pub(super) fn run(
-    kernel: Kernel,
-    initramfs: &Path,
-    memory_mib: u32,
-    place: &Path,
-    timeout: Duration,
-) -> anyhow::Result<Output> {
-    // Emulation takes every processor that it gets: one machine at a time,
-    // whoever starts it, or all run into their deadlines.
-    let lock = File::create(directory().join("lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
-    let (console, output) = (place.join("console.log"), place.join("output.log"));
-    let mut qemu = Command::new(program("qemu-system-x86_64")?);
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
-        .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .args(["-no-reboot", "-m", &memory_mib.to_string()])
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
-        .arg("-serial")
-        .arg(format!("file:{}", output.display()))
-        .arg("-kernel")
-        .arg(kernel.image()?)
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic"]);
-    die_with_this_thread(&mut qemu);
-    let process = Process::start(qemu, &place.join("qemu.log"))?;
-    let end = process.wait_exit(timeout);
-    let (console, output) = (text(&console), text(&output));
-    let seen = || {
-        format!(
-            "the command's output ends with:\n{}\nthe console ends with:\n{}\nQEMU said:\n{}",
-            tail(&output),
-            tail(&console),
-            tail(&process.log())
-        )
-    };
-    if console.contains("Kernel panic") {
-        bail!("kernel {kernel} panicked; {}", seen());
+/// How a machine's time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As it does here.
+    Fast,
+    /// A nanosecond for each instruction.
+    Counted,
+}
+
+impl Pace {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Fast => &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+            // The same date and the same random numbers each time: the kernel
+            // seeds its hash tables with them.
+            Self::Counted => &[
+                "-accel",
+                "tcg",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "max",
+                "-smp",
+                "1",
+                "-rtc",
+                "base=2026-01-01,clock=vm",
+                "-seed",
+                "1",
+            ],
+        }
     }
-    let Ok(end) = end else {
-        bail!("kernel {kernel} still ran after {timeout:?}; {}", seen());
-    };
-    if !end.success() {
-        bail!("QEMU ended with {end}; {}", seen());
+}
+
+/// What a machine is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine<'a> {
+    pub kernel: Kernel,
+    pub initramfs: &'a Path,
+    pub memory_mib: u32,
+    pub pace: Pace,
+}
+
+impl Machine<'_> {
+    /// Boots the machine and waits until it is off. `place` is a directory of
+    /// its own.
+    ///
+    /// # Errors
+    /// When the machine cannot start, panics, or still runs at the deadline.
+    pub fn run(&self, place: &Path, timeout: Duration) -> anyhow::Result<Output> {
+        // Emulation takes every processor that it gets: one machine at a time,
+        // whoever starts it, or all run into their deadlines.
+        let lock = File::create(directory().join("lock"))?;
+        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+        let (console, output) = (place.join("console.log"), place.join("output.log"));
+        let mut qemu = Command::new(program("qemu-system-x86_64")?);
+        qemu.args(self.pace.arguments())
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-no-reboot", "-m", &self.memory_mib.to_string()])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .arg("-serial")
+            .arg(format!("file:{}", output.display()))
+            .arg("-kernel")
+            .arg(self.kernel.image()?)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", "console=ttyS0 loglevel=5 panic=-1 oops=panic"]);
+        die_with_this_thread(&mut qemu);
+        let process = Process::start(qemu, &place.join("qemu.log"))?;
+        let end = process.wait_exit(timeout);
+        let (console, output) = (text(&console), text(&output));
+        let kernel = self.kernel;
+        let seen = || {
+            format!(
+                "the command's output ends with:\n{}\nthe console ends with:\n{}\nQEMU said:\n{}",
+                tail(&output),
+                tail(&console),
+                tail(&process.log())
+            )
+        };
+        if console.contains("Kernel panic") {
+            bail!("kernel {kernel} panicked; {}", seen());
+        }
+        let Ok(end) = end else {
+            bail!("kernel {kernel} still ran after {timeout:?}; {}", seen());
+        };
+        if !end.success() {
+            bail!("QEMU ended with {end}; {}", seen());
+        }
+        result(&output, &console).with_context(|| format!("in kernel {kernel}; {}", seen()))
     }
-    result(&output, &console).with_context(|| format!("in kernel {kernel}; {}", seen()))
 }
 
 /// The kernel kills QEMU when the thread that started it is gone, however it

@@ -317,17 +317,14 @@ impl World {
                 }
                 _ => false,
             };
+            let mut routers = ROUTERS.iter().map(|ip| ip.parse::<IpAddr>().unwrap());
+            let is_router = routers.any(|ip| ip == destination);
             if [4, 6]
                 .iter()
                 .any(|v| destination == client_address(*v, true))
             {
                 (via, NARROW)
-            } else if is_in("198.51.100.0") || is_in("2001:db8:c::") {
-                (via, MTU)
-            } else if ROUTERS
-                .iter()
-                .any(|ip| destination == ip.parse::<IpAddr>().unwrap())
-            {
+            } else if is_in("198.51.100.0") || is_in("2001:db8:c::") || is_router {
                 (via, MTU)
             } else if is_in("203.0.113.0") || is_in("2001:db8:0:10::") {
                 (Route::Host, MTU)

@@ -66,25 +66,12 @@ pub struct Outcome {
 /// # Errors
 /// When one does not build, or there is none of such a name.
 pub fn build(named: &[(&str, &str)]) -> anyhow::Result<Vec<Suite>> {
-    // The whole workspace, so that features are the same as in `cargo test
-    // --workspace` and nothing is built twice.
-    let mut build = cargo();
-    build.args(["test", "--workspace", "--no-run", "--quiet"]);
-    build.arg("--message-format=json-render-diagnostics");
-    if named.is_empty() {
-        build.args(["--test", "*"]);
-    }
-    for (name, _) in named {
-        build.args(["--test", name]);
-    }
-    let output = build
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("the suites do not build");
-    }
-    let built = executables(&String::from_utf8_lossy(&output.stdout))?;
+    let names: Vec<&str> = if named.is_empty() {
+        vec!["*"]
+    } else {
+        named.iter().map(|&(name, _)| name).collect()
+    };
+    let built = build_targets("test", &names)?;
     if named.is_empty() {
         return Ok(built
             .into_iter()
@@ -112,8 +99,39 @@ pub fn build(named: &[(&str, &str)]) -> anyhow::Result<Vec<Suite>> {
         .collect()
 }
 
-/// The integration suites in cargo's messages, by name.
-fn executables(messages: &str) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+/// Builds a benchmark of the integration tests as they themselves are built.
+///
+/// # Errors
+/// When it does not build.
+pub fn build_bench(name: &str) -> anyhow::Result<PathBuf> {
+    let mut built = build_targets("bench", &[name])?;
+    let executable = built.remove(name);
+    executable.with_context(|| format!("there is no benchmark {name}"))
+}
+
+/// Builds targets of this kind, `test` or `bench`; returns those of the
+/// integration tests.
+fn build_targets(kind: &str, names: &[&str]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    // The whole workspace, so that features are the same as in `cargo test
+    // --workspace` and nothing is built twice.
+    let mut build = cargo();
+    build.args(["test", "--workspace", "--no-run", "--quiet"]);
+    build.arg("--message-format=json-render-diagnostics");
+    for name in names {
+        build.args([&format!("--{kind}"), *name]);
+    }
+    let output = build
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("they do not build: {}", names.join(", "));
+    }
+    executables(kind, &String::from_utf8_lossy(&output.stdout))
+}
+
+/// The integration tests' targets of a kind in cargo's messages, by name.
+fn executables(kind: &str, messages: &str) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for line in messages.lines() {
         let message: Value = serde_json::from_str(line)
@@ -121,7 +139,7 @@ fn executables(messages: &str) -> anyhow::Result<BTreeMap<String, PathBuf>> {
         let target = &message["target"];
         let is_ours =
             message["manifest_path"] == *root().join("tests/Cargo.toml").to_string_lossy();
-        let is_suite = is_ours && target["kind"][0] == "test";
+        let is_suite = is_ours && target["kind"][0] == kind;
         if is_suite
             && let Some(name) = target["name"].as_str()
             && let Some(executable) = message["executable"].as_str()
