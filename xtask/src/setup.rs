@@ -40,7 +40,7 @@ const fn library(package: &'static str, why: &'static str) -> Need {
 }
 
 /// For demo, lab and tests.
-const LAB: [Need; 6] = [
+const LAB: [Need; 8] = [
     program("ip", "iproute2", "makes namespaces, bridges and veth pairs"),
     program(
         "ethtool",
@@ -51,14 +51,25 @@ const LAB: [Need; 6] = [
     program("curl", "curl", "the client that sends requests"),
     program("ping", "iputils-ping", "reachability in tests and by hand"),
     program("tcpdump", "tcpdump", "to watch the lab's wires by hand"),
+    program("iperf3", "iperf3", "measures transfers in tests, both ways"),
+    program(
+        "traceroute",
+        "traceroute",
+        "counts the hops to a VIP in tests",
+    ),
 ];
 
 /// For tests on other kernels.
-const MACHINES: [Need; 6] = [
+const MACHINES: [Need; 7] = [
     program(
         "qemu-system-x86_64",
         "qemu-system-x86",
         "boots other kernels, to test on them",
+    ),
+    program(
+        "ipvsadm",
+        "ipvsadm",
+        "sets up the kernel's own balancer there, to compare",
     ),
     program("busybox", "busybox-static", "starts those machines"),
     program("cpio", "cpio", "packs what is in those machines"),

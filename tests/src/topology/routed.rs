@@ -1,6 +1,6 @@
 //! Routers between the client, the director and the backends.
 
-use super::{Family, INTERFACE, Net};
+use super::{Family, INTERFACE, Mode, Net, Place};
 use crate::{Host, Lab, Mac, Segment};
 
 /// Number of the first router's addresses.
@@ -16,7 +16,7 @@ pub struct Routed {
     pub router: Router,
     /// The segment of the client.
     pub clients: Segment,
-    /// The segment of the backends.
+    /// The segment of the backends; in NAT mode they need not be on it.
     pub backends: Segment,
 }
 
@@ -35,7 +35,8 @@ impl Router {
     pub const TO_CLIENTS: &str = "clients";
     /// Its interface on the backends' segment.
     pub const TO_BACKENDS: &str = "backends";
-    /// All its interfaces; the second router has no way to the clients.
+    /// All its interfaces; the second router has no way to the clients, and in
+    /// NAT mode the first may have none to the backends.
     pub const INTERFACES: [&str; 3] = [Self::TO_DIRECTOR, Self::TO_CLIENTS, Self::TO_BACKENDS];
 
     /// Its address on a network.
@@ -57,14 +58,22 @@ impl Router {
 }
 
 impl Routed {
-    /// The router, on the director's segment and two new ones.
-    pub(super) fn new(lab: &Lab, directors: &Segment) -> anyhow::Result<Self> {
+    /// The router, on the director's segment, the clients' and, unless they are
+    /// elsewhere, the backends'.
+    pub(super) fn new(lab: &Lab, directors: &Segment, mode: Mode) -> anyhow::Result<Self> {
         let clients = lab.segment("clients")?;
         let backends = lab.segment("backends")?;
         let router = Router::new(lab, "router", FIRST)?;
         router.attach(directors, Router::TO_DIRECTOR, Net::Director)?;
         router.attach(&clients, Router::TO_CLIENTS, Net::Clients)?;
-        router.attach(&backends, Router::TO_BACKENDS, Net::Backends)?;
+        let is_between = match mode {
+            Mode::Dr => false,
+            Mode::Tun => true,
+            Mode::Nat(nat) => nat.place == Place::BehindRouter,
+        };
+        if is_between {
+            router.attach(&backends, Router::TO_BACKENDS, Net::Backends)?;
+        }
         Ok(Self {
             router,
             clients,
