@@ -3,9 +3,7 @@
 //! Needs root, and `lb-ctl` and `lb-agent` built: `cargo xtask build-ebpf &&
 //! cargo build -p lb-ctl -p lb-agent`.
 
-use std::fs;
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,68 +53,12 @@ impl Web {
         }
     }
 
-    /// Runs curl; `transfer` says what and where. Returns what it wrote of the
-    /// transfer: status, bytes up, bytes down.
-    fn curl(&self, transfer: &[&str], path: &str) -> anyhow::Result<(u64, u64, u64)> {
-        let url = format!("http://{}{path}", self.family.vip_in_url());
-        let mut curl = self.site.client.command("curl");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--globoff",
-            "--output",
-            "/dev/null",
-        ])
-        // A stall is an error.
-        .args(["--speed-time", "8", "--speed-limit", "100000"])
-        .args(["--connect-timeout", "10", "--max-time", "150"])
-        .args([
-            "--write-out",
-            "%{http_code} %{size_upload} %{size_download} %{time_total}",
-        ])
-        .args(transfer)
-        .arg(&url);
-        let text = integration::run(&mut curl)?;
-        eprintln!("{} over {}: {transfer:?}: {text}", self.family, self.outer);
-        let mut numbers = text.split(' ').map(str::parse::<f64>);
-        let mut next = || Ok::<_, anyhow::Error>(numbers.next().context("curl is silent")?? as u64);
-        Ok((next()?, next()?, next()?))
-    }
-
-    /// Uploads that many bytes and finds them whole on one of the backends.
     fn upload(&self, bytes: u64) -> anyhow::Result<()> {
-        let file = self.site.lab.dir().join("upload");
-        fs::File::create(&file)?.set_len(bytes)?;
-        let name = file.to_str().context("the lab's path is not UTF-8")?;
-        let (status, up, _) = self.curl(&["--upload-file", name], "/files/up")?;
-        ensure!((status, up) == (201, bytes), "status {status}, {up} bytes");
-        let arrived: Vec<PathBuf> = self.files()?.into_iter().filter(|f| f.exists()).collect();
-        ensure!(arrived.len() == 1, "uploaded to {arrived:?}");
-        let length = fs::metadata(&arrived[0])?.len();
-        ensure!(length == bytes, "{length} of {bytes} bytes arrived");
-        fs::remove_file(&arrived[0])?;
-        Ok(())
-    }
-
-    /// Where an upload lands.
-    fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let nginx = self.site.backends.iter().map(|b| b.nginx.as_ref());
-        nginx
-            .map(|nginx| Ok(nginx.context("no nginx")?.files().join("up")))
-            .collect()
+        self.site.upload(self.family, bytes)
     }
 
     fn download(&self, bytes: u64) -> anyhow::Result<()> {
-        for backend in &self.site.backends {
-            let nginx = backend.nginx.as_ref().context("no nginx")?;
-            nginx.add_file("down", bytes)?;
-        }
-        let (status, _, down) = self.curl(&[], "/files/down")?;
-        ensure!(
-            (status, down) == (200, bytes),
-            "status {status}, {down} bytes"
-        );
-        Ok(())
+        self.site.download(self.family, bytes)
     }
 
     fn capture(&self, filter: &str) -> anyhow::Result<Vec<Capture>> {

@@ -106,11 +106,11 @@ impl Site {
             (director_mac, None)
         } else {
             let mac = routed::attach(&director, &segment, INTERFACE, Net::Director, 2)?;
-            let routed = Routed::new(&lab, &segment, mode)?;
+            let mut routed = Routed::new(&lab, &segment, mode)?;
             routed.set_default_gateway(&director, Net::Director)?;
             routed.attach(&client, Net::Clients, 100)?;
             if let Mode::Nat(nat) = mode {
-                nat.connect(&director, &routed)?;
+                nat.connect(&lab, &director, &segment, &mut routed)?;
             }
             (mac, Some(routed))
         };

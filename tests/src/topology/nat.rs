@@ -6,7 +6,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::{Family, INTERFACE, Mode, Net, Routed, Router, Site, routed};
-use crate::{Host, Segment};
+use crate::{Host, Lab, Mac, Segment};
 
 /// Number of the director's addresses on the backends' segment.
 const DIRECTOR: u8 = 2;
@@ -14,8 +14,6 @@ const DIRECTOR: u8 = 2;
 const POOL: u8 = 4;
 /// What is added to a service's port for that of its servers.
 const SHIFT: u16 = 8000;
-/// The router's table of routes for what the backends send.
-const TABLE: &str = "100";
 
 /// A lab in NAT mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +33,9 @@ pub enum Place {
     BehindDirector,
     /// On the director's segment, where it has its only interface.
     BesideDirector,
-    /// Behind the router, which, unless the source is translated, hands all
-    /// that they send to the director.
+    /// Behind a second router on the director's segment, where the director
+    /// has its only interface. Unless the source is translated, all else that
+    /// this router has goes to the director.
     BehindRouter,
 }
 
@@ -85,36 +84,31 @@ impl Nat {
 
     /// Connects the director to the backends, and sees to it that what they
     /// send comes its way.
-    pub(super) fn connect(self, director: &Host, routed: &Routed) -> anyhow::Result<()> {
-        let router = &routed.router.host;
+    pub(super) fn connect(
+        self,
+        lab: &Lab,
+        director: &Host,
+        segment: &Segment,
+        routed: &mut Routed,
+    ) -> anyhow::Result<()> {
         match self.place {
             Place::BehindDirector => {
-                let segment = &routed.backends;
-                routed::attach(
-                    director,
-                    segment,
-                    Site::TO_BACKENDS,
-                    Net::Backends,
-                    DIRECTOR,
-                )?;
-                for family in [Family::V4, Family::V6] {
-                    let (prefix, via) = (Net::Backends.prefix(family), director_at(family));
-                    router.run("ip", ["route", "add", &prefix, "via", &via])?;
-                }
+                let (ifname, net) = (Site::TO_BACKENDS, Net::Backends);
+                routed::attach(director, &routed.backends, ifname, net, DIRECTOR)?;
             }
-            Place::BesideDirector => {}
-            Place::BehindRouter if self.full => {}
+            Place::BesideDirector => return Ok(()),
             Place::BehindRouter => {
-                for (family, option) in [(Family::V4, "-4"), (Family::V6, "-6")] {
-                    let rule = [option, "rule", "add", "iif", Router::TO_BACKENDS, "lookup"];
-                    router.run("ip", rule.iter().chain(&[TABLE]).copied())?;
-                    let via = director_at(family);
-                    let route = ["route", "add", "default", "via", &via, "table", TABLE];
-                    router.run("ip", route)?;
+                let second = routed.add_router(lab, segment)?;
+                if !self.full {
+                    routed::set_default_gateway(&second.host, Net::Director, DIRECTOR)?;
                 }
+                let via = |family| second.address(Net::Director, family);
+                route_to_backends(director, via)?;
+                routed.second = Some(second);
             }
         }
-        Ok(())
+        let via = |family| Net::Director.address(family, DIRECTOR);
+        route_to_backends(&routed.router.host, via)
     }
 
     /// Connects a backend.
@@ -124,7 +118,7 @@ impl Nat {
         directors: &Segment,
         routed: &Routed,
         number: u8,
-    ) -> anyhow::Result<crate::Mac> {
+    ) -> anyhow::Result<Mac> {
         let net = self.net();
         let segment = match self.place {
             Place::BehindRouter => return routed.attach(host, net, number),
@@ -133,18 +127,18 @@ impl Nat {
         };
         let mac = routed::attach(host, segment, INTERFACE, net, number)?;
         if !self.full {
-            for family in [Family::V4, Family::V6] {
-                let gateway = net.address(family, DIRECTOR).to_string();
-                host.run("ip", ["route", "add", "default", "via", &gateway])?;
-            }
+            routed::set_default_gateway(host, net, DIRECTOR)?;
         }
         Ok(mac)
     }
 }
 
-/// The director's address on its own segment.
-fn director_at(family: Family) -> String {
-    Net::Director.address(family, DIRECTOR).to_string()
+fn route_to_backends(host: &Host, via: impl Fn(Family) -> IpAddr) -> anyhow::Result<()> {
+    for family in [Family::V4, Family::V6] {
+        let (prefix, via) = (Net::Backends.prefix(family), via(family).to_string());
+        host.run("ip", ["route", "add", &prefix, "via", &via])?;
+    }
+    Ok(())
 }
 
 impl Site {
@@ -153,7 +147,7 @@ impl Site {
 
     /// A lab in NAT mode, otherwise as [`Site::new`].
     pub fn nat(name: &str, nat: Nat, backends: u8) -> anyhow::Result<Self> {
-        Self::build(crate::Lab::new(name)?, Mode::Nat(nat), backends)
+        Self::build(Lab::new(name)?, Mode::Nat(nat), backends)
     }
 
     /// The port at which servers listen for what comes to a service's port: in
@@ -199,14 +193,10 @@ impl Site {
         let mut hosts = vec![(&self.client, INTERFACE), (&self.director, INTERFACE)];
         hosts.extend(self.backends.iter().map(|b| (&b.host, INTERFACE)));
         if let Ok(router) = self.router() {
-            hosts.extend([
-                (&router.host, Router::TO_DIRECTOR),
-                (&router.host, Router::TO_CLIENTS),
-            ]);
+            hosts.extend([Router::TO_DIRECTOR, Router::TO_CLIENTS].map(|i| (&router.host, i)));
         }
-        for ifname in &self.interfaces()[1..] {
-            hosts.push((&self.director, ifname));
-        }
+        let more = self.interfaces().iter().skip(1);
+        hosts.extend(more.map(|ifname| (&self.director, *ifname)));
         for (host, ifname) in hosts {
             host.run("ethtool", ["-K", ifname, "tx", "on"])?;
             let features = host.run("ethtool", ["--show-features", ifname])?;
