@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use serde_json::Value;
 
-use crate::run;
 use crate::topology::{Family, Site};
+use crate::{Host, run};
 
 /// How long an ICMP error may take to come back.
 const SOON: Duration = Duration::from_secs(10);
@@ -160,6 +161,29 @@ impl Site {
                 hop.parse().with_context(|| format!("{how:?}: {text}"))
             })
             .collect()
+    }
+
+    /// What a host remembers of the path to an address; `None` if it has not
+    /// been told that it is narrow.
+    ///
+    /// # Errors
+    /// When it has no route there.
+    pub fn learnt_mtu(host: &Host, to: IpAddr) -> anyhow::Result<Option<u64>> {
+        let route = host.run("ip", ["-json", "route", "get", &to.to_string()])?;
+        let route: Value = serde_json::from_str(&route)?;
+        Ok(route[0]["metrics"][0]["mtu"].as_u64())
+    }
+
+    /// How many packets were dropped for this reason.
+    ///
+    /// # Errors
+    /// When there is no such reason.
+    pub fn dropped(&self, reason: &str) -> anyhow::Result<u64> {
+        let status = self.status()?;
+        let mut drops = status["drops"].as_array().into_iter().flatten();
+        let count = drops.find(|d| d["reason"] == reason).map(|d| &d["count"]);
+        let count = count.and_then(Value::as_u64);
+        count.with_context(|| format!("no drop reason {reason} in {status}"))
     }
 
     /// Checks that neither client nor backend has got a packet with a wrong

@@ -226,14 +226,6 @@ impl Scene {
         pool.cloned()
             .with_context(|| format!("no pool in {status}"))
     }
-
-    fn dropped(&self, reason: &str) -> anyhow::Result<u64> {
-        let status = self.site.status()?;
-        let mut drops = status["drops"].as_array().into_iter().flatten();
-        let count = drops.find(|d| d["reason"] == reason).map(|d| &d["count"]);
-        let count = count.and_then(Value::as_u64);
-        count.with_context(|| format!("no drop reason {reason} in {status}"))
-    }
 }
 
 /// One address is enough for tens of thousands of flows at a time.
@@ -258,7 +250,7 @@ fn many_flows(name: &str, family: Family) -> anyhow::Result<()> {
     // Every one of them is still there, and what it was.
     scene.crowd.ask_all(ports.step_by(7))?;
     ensure!(scene.translations()? == translations, "flows have moved");
-    ensure!(scene.dropped("pool_exhausted")? == 0);
+    ensure!(scene.site.dropped("pool_exhausted")? == 0);
     scene.site.ensure_checksums_right()
 }
 
@@ -293,7 +285,7 @@ fn exhausted(name: &str, family: Family) -> anyhow::Result<()> {
     let new: BTreeSet<u16> = (4_000..4_010).collect();
     let too_early = scene.crowd.ask(&new, Duration::from_millis(300))?;
     ensure!(too_early.is_empty(), "{too_early:?} had ports");
-    ensure!(scene.dropped("pool_exhausted")? >= new.len() as u64);
+    ensure!(scene.site.dropped("pool_exhausted")? >= new.len() as u64);
     let pool = scene.pool()?;
     ensure!(pool["ports"] == PORTS && pool["used"] == PORTS, "{pool}");
     let warnings = scene.site.status()?["warnings"].to_string();

@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use integration::Host;
 use integration::capture::{Capture, ENCAPSULATED, ODD, TOO_BIG};
 use integration::topology::{Family, INTERFACE, Net, Router, Site};
 
@@ -68,14 +67,6 @@ impl Web {
             .into_iter()
             .collect()
     }
-
-    fn dropped(&self, reason: &str) -> anyhow::Result<u64> {
-        let status = self.site.status()?;
-        let drops = status["drops"].as_array().into_iter().flatten();
-        let mut counts = drops.filter(|d| d["reason"] == reason).map(|d| &d["count"]);
-        let count = counts.next().and_then(serde_json::Value::as_u64);
-        count.with_context(|| format!("no drop reason {reason} in {status}"))
-    }
 }
 
 fn no_more_than(frames: &[Vec<u8>], what: &str) -> anyhow::Result<()> {
@@ -109,7 +100,7 @@ fn transfers_fit(name: &str, family: Family, outer: Family, bytes: u64) -> anyho
     let router = &web.site.router()?.host;
     for reason in ["too_big", "too_big_untold", "needs_fragmenting"] {
         ensure!(
-            web.dropped(reason)? == 0,
+            web.site.dropped(reason)? == 0,
             "{reason} although the MSS is clamped"
         );
     }
@@ -162,10 +153,10 @@ fn clients_are_told(name: &str, family: Family, outer: Family, bytes: u64) -> an
         no_more_than(&capture.finish()?, "fragments or packets above the MTU")?;
     }
     ensure!(
-        web.dropped("too_big")? >= errors.len() as u64,
+        web.site.dropped("too_big")? >= errors.len() as u64,
         "not counted"
     );
-    let learnt = learnt_mtu(&web.site.client, family)?;
+    let learnt = Site::learnt_mtu(&web.site.client, family.vip())?;
     ensure!(
         learnt == Some(u64::from(usable)),
         "the client learnt {learnt:?}"
@@ -181,14 +172,6 @@ fn told_mtu(frame: &[u8], family: Family) -> Option<u16> {
     };
     let bytes = frame.get(offset..offset + 2)?;
     Some(u16::from_be_bytes([bytes[0], bytes[1]]))
-}
-
-/// What a client remembers of the path to the VIP.
-fn learnt_mtu(client: &Host, family: Family) -> anyhow::Result<Option<u64>> {
-    let vip = family.vip().to_string();
-    let route = client.run("ip", ["-json", "route", "get", &vip])?;
-    let route: serde_json::Value = serde_json::from_str(&route)?;
-    Ok(route[0]["metrics"][0]["mtu"].as_u64())
 }
 
 #[test]
@@ -231,7 +214,7 @@ fn a_narrow_path_is_learnt(
     let is_learnt = |status: &serde_json::Value| status["mtu"] == usable;
     web.site
         .wait_service("web", "MTU of the narrow path", SOON, is_learnt)?;
-    ensure!(web.dropped("too_big")? > 0, "nobody was told");
+    ensure!(web.site.dropped("too_big")? > 0, "nobody was told");
     Ok(())
 }
 
