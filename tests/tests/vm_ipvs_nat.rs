@@ -37,12 +37,7 @@ fn ours_is_as_ipvs_on_6_12() {
 }
 
 fn on(kernel: Kernel, test: &str) {
-    let configure = |vm: Builder| {
-        let vm = vm.module("ip_vs").module("ip_vs_mh");
-        ["ipvsadm", "traceroute", "nstat"]
-            .into_iter()
-            .fold(vm, Builder::program)
-    };
+    let configure = |vm: Builder| vm.module("ip_vs").module("ip_vs_mh").program("ipvsadm");
     in_vm(kernel, test, LONG, configure, || {
         if let Err(e) = compare() {
             panic!("{e:#}");
