@@ -256,9 +256,13 @@ fn others_are_left_alone(name: &str, nat: Nat, family: Family) -> anyhow::Result
         };
         add("the service's", &site.client, vip, None)?;
         add("the director's own", &site.director, rip, Some("b1"))?;
-        // With full NAT nothing leads the backends to the clients.
-        if !nat.full {
+        // With full NAT nothing leads the backends to the clients. And where
+        // they are on one segment with the director, that would see only the
+        // answers.
+        if !nat.full && nat.place == Place::BehindDirector {
             add("past the VIP", &site.client, rip, Some("b1"))?;
+        }
+        if !nat.full {
             add(
                 "a backend's",
                 &site.backends[0].host,
