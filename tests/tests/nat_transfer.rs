@@ -171,7 +171,8 @@ fn transfers_fit_one_interface_full_v6() -> anyhow::Result<()> {
 
 /// Both ways, TCP and UDP.
 fn iperf_is_served(name: &str, nat: Nat, family: Family) -> anyhow::Result<()> {
-    const BYTES: u64 = 50_000_000;
+    /// Fewer than are sent: at the end of a run nobody waits for the rest.
+    const BYTES: u64 = 25_000_000;
     let web = Web::new(name, nat, family)?;
     let _server = web.serve_iperf()?;
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -304,9 +305,6 @@ fn narrow_behind_a_router_full_v6() -> anyhow::Result<()> {
 fn narrow_at_the_director(name: &str, nat: Nat, family: Family) -> anyhow::Result<()> {
     let web = Web::new(name, nat, family)?;
     set_mtu(&web.site.director, Site::TO_BACKENDS)?;
-    let usable: Option<u64> = NARROW.parse().ok();
-    let is_seen = |status: &Value| status["mtu"].as_u64() == usable;
-    web.site.wait_service("web", "the MTU", SOON, is_seen)?;
     the_client_is_told(&web)
 }
 
