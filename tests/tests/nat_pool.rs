@@ -215,16 +215,20 @@ impl Scene {
         Ok(found)
     }
 
-    fn pool(&self) -> anyhow::Result<Value> {
+    /// Waits until the status says that so many ports of so many are taken.
+    fn wait_used(&self, ports: u64, used: u64) -> anyhow::Result<()> {
         let version = match self.family {
             Family::V4 => 4,
             Family::V6 => 6,
         };
-        let status = self.site.status()?;
-        let mut pools = status["nat"]["pools"].as_array().into_iter().flatten();
-        let pool = pools.find(|pool| pool["version"] == version);
-        pool.cloned()
-            .with_context(|| format!("no pool in {status}"))
+        let is_so = |status: &Value| {
+            let mut pools = status["nat"]["pools"].as_array().into_iter().flatten();
+            pools.any(|pool| {
+                pool["version"] == version && pool["ports"] == ports && pool["used"] == used
+            })
+        };
+        let what = format!("{used} of {ports} ports to be taken");
+        self.site.wait_status(&what, LONG, is_so).map(drop)
     }
 }
 
@@ -245,8 +249,7 @@ fn many_flows(name: &str, family: Family) -> anyhow::Result<()> {
     let distinct: BTreeSet<&SocketAddr> = translations.values().collect();
     ensure!(distinct.len() == translations.len());
     eprintln!("{FLOWS} flows in {:?}", start.elapsed());
-    let used = scene.pool()?;
-    ensure!(used["used"] == u64::from(FLOWS), "{used}");
+    scene.wait_used(64_512, u64::from(FLOWS))?;
     // Every one of them is still there, and what it was.
     scene.crowd.ask_all(ports.step_by(7))?;
     ensure!(scene.translations()? == translations, "flows have moved");
@@ -286,8 +289,7 @@ fn exhausted(name: &str, family: Family) -> anyhow::Result<()> {
     let too_early = scene.crowd.ask(&new, Duration::from_millis(300))?;
     ensure!(too_early.is_empty(), "{too_early:?} had ports");
     ensure!(scene.site.dropped("pool_exhausted")? >= new.len() as u64);
-    let pool = scene.pool()?;
-    ensure!(pool["ports"] == PORTS && pool["used"] == PORTS, "{pool}");
+    scene.wait_used(u64::from(PORTS), u64::from(PORTS))?;
     let warnings = scene.site.status()?["warnings"].to_string();
     ensure!(warnings.contains("nat_pool"), "no warning: {warnings}");
 
