@@ -29,6 +29,10 @@ pub use scene::Scene;
 /// have another.
 pub const INTERFACE: &str = "eth0";
 
+/// How long `lb-ctl` may take to be ready. Where processors are emulated the
+/// verifier is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// How packets reach the backends, and so where those are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -253,7 +257,7 @@ impl Site {
             .args(more);
         let process = self.director.spawn(up, "lb-ctl")?;
         let api = self.api();
-        let ready = try_eventually("lb-ctl to be ready", Duration::from_secs(20), || {
+        let ready = try_eventually("lb-ctl to be ready", PATIENCE, || {
             if !process.is_running() {
                 return Ok(Err("it has ended".to_owned()));
             }
