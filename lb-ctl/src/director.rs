@@ -42,6 +42,10 @@ use scan::Scanner;
 /// VIPs to be on the interface. Either takes a millisecond or two.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long a change of the pool may wait until its ports are there, 64,000 for
+/// each address.
+const STOCKING: Duration = Duration::from_secs(2);
+
 /// How often slots that are not settled are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -407,7 +411,7 @@ impl<D: Dataplane> Engine for Director<D> {
         block_in_place(|| {
             Runtime::current().block_on(async {
                 self.keeper.wait(PATIENCE).await;
-                self.collector.wait(PATIENCE).await;
+                self.collector.wait(STOCKING).await;
             });
         });
         self.trouble = match &applied {

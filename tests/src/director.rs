@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::talk::{Echo, Protocol};
-use crate::topology::{DrLab, Family, INTERFACE};
+use crate::talk::Echo;
+use crate::topology::{DrLab, Family, INTERFACE, Mode};
 use crate::{paths, run, try_eventually};
 
 /// How long a director may take to do what it shall.
@@ -102,24 +102,6 @@ impl DrLab {
         })
     }
 
-    /// Body of `PUT /v1/services/NAME` without a health check.
-    pub fn plain_service(
-        &self,
-        name: &str,
-        family: Family,
-        protocol: Protocol,
-        port: u16,
-        backends: &[usize],
-    ) -> Value {
-        let mut service = self.service(name, family, backends);
-        service["port"] = json!(port);
-        service["protocol"] = json!(protocol.name());
-        if let Some(fields) = service.as_object_mut() {
-            fields.remove("health_check");
-        }
-        service
-    }
-
     /// PUTs a service and waits until all its backends with a weight get new
     /// flows.
     pub fn put_service(&self, service: &Value) -> anyhow::Result<()> {
@@ -140,13 +122,15 @@ impl DrLab {
     }
 
     /// Makes a backend hold the VIPs and serve this port, TCP and UDP, on VIP
-    /// and RIP.
+    /// and RIP; in NAT mode on the RIP, at the port that stands for it there.
     pub fn start_echo(&self, index: usize, family: Family, port: u16) -> anyhow::Result<Echo> {
-        self.agent_apply(index)?;
         let backend = &self.backends[index];
-        let addresses = [family.vip(), backend.address(family)];
-        let addresses = addresses.map(|ip| SocketAddr::new(ip, port));
-        Echo::start(&backend.host, &addresses)
+        let rip = SocketAddr::new(backend.address(family), self.server_port(port));
+        if let Mode::Nat(_) = self.mode() {
+            return Echo::start(&backend.host, &[rip]);
+        }
+        self.agent_apply(index)?;
+        Echo::start(&backend.host, &[SocketAddr::new(family.vip(), port), rip])
     }
 
     /// What the director's interface says of XDP: `None`, or `native` or

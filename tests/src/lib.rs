@@ -22,6 +22,7 @@ mod process;
 mod segment;
 pub mod talk;
 pub mod topology;
+mod visit;
 pub mod vm;
 mod wait;
 mod xdp;

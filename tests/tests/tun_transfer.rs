@@ -3,14 +3,11 @@
 //! Needs root, and `lb-ctl` and `lb-agent` built: `cargo xtask build-ebpf &&
 //! cargo build -p lb-ctl -p lb-agent`.
 
-use std::fs;
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use integration::Host;
 use integration::capture::{Capture, ENCAPSULATED, ODD, TOO_BIG};
 use integration::topology::{Family, INTERFACE, Net, Router, Site};
 
@@ -55,68 +52,12 @@ impl Web {
         }
     }
 
-    /// Runs curl; `transfer` says what and where. Returns what it wrote of the
-    /// transfer: status, bytes up, bytes down.
-    fn curl(&self, transfer: &[&str], path: &str) -> anyhow::Result<(u64, u64, u64)> {
-        let url = format!("http://{}{path}", self.family.vip_in_url());
-        let mut curl = self.site.client.command("curl");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--globoff",
-            "--output",
-            "/dev/null",
-        ])
-        // A stall is an error.
-        .args(["--speed-time", "8", "--speed-limit", "100000"])
-        .args(["--connect-timeout", "10", "--max-time", "150"])
-        .args([
-            "--write-out",
-            "%{http_code} %{size_upload} %{size_download} %{time_total}",
-        ])
-        .args(transfer)
-        .arg(&url);
-        let text = integration::run(&mut curl)?;
-        eprintln!("{} over {}: {transfer:?}: {text}", self.family, self.outer);
-        let mut numbers = text.split(' ').map(str::parse::<f64>);
-        let mut next = || Ok::<_, anyhow::Error>(numbers.next().context("curl is silent")?? as u64);
-        Ok((next()?, next()?, next()?))
-    }
-
-    /// Uploads that many bytes and finds them whole on one of the backends.
     fn upload(&self, bytes: u64) -> anyhow::Result<()> {
-        let file = self.site.lab.dir().join("upload");
-        fs::File::create(&file)?.set_len(bytes)?;
-        let name = file.to_str().context("the lab's path is not UTF-8")?;
-        let (status, up, _) = self.curl(&["--upload-file", name], "/files/up")?;
-        ensure!((status, up) == (201, bytes), "status {status}, {up} bytes");
-        let arrived: Vec<PathBuf> = self.files()?.into_iter().filter(|f| f.exists()).collect();
-        ensure!(arrived.len() == 1, "uploaded to {arrived:?}");
-        let length = fs::metadata(&arrived[0])?.len();
-        ensure!(length == bytes, "{length} of {bytes} bytes arrived");
-        fs::remove_file(&arrived[0])?;
-        Ok(())
-    }
-
-    /// Where an upload lands.
-    fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let nginx = self.site.backends.iter().map(|b| b.nginx.as_ref());
-        nginx
-            .map(|nginx| Ok(nginx.context("no nginx")?.files().join("up")))
-            .collect()
+        self.site.upload(self.family, bytes)
     }
 
     fn download(&self, bytes: u64) -> anyhow::Result<()> {
-        for backend in &self.site.backends {
-            let nginx = backend.nginx.as_ref().context("no nginx")?;
-            nginx.add_file("down", bytes)?;
-        }
-        let (status, _, down) = self.curl(&[], "/files/down")?;
-        ensure!(
-            (status, down) == (200, bytes),
-            "status {status}, {down} bytes"
-        );
-        Ok(())
+        self.site.download(self.family, bytes)
     }
 
     fn capture(&self, filter: &str) -> anyhow::Result<Vec<Capture>> {
@@ -125,14 +66,6 @@ impl Web {
             .map(|ifname| Capture::start(&self.site.lab, router, ifname, filter))
             .into_iter()
             .collect()
-    }
-
-    fn dropped(&self, reason: &str) -> anyhow::Result<u64> {
-        let status = self.site.status()?;
-        let drops = status["drops"].as_array().into_iter().flatten();
-        let mut counts = drops.filter(|d| d["reason"] == reason).map(|d| &d["count"]);
-        let count = counts.next().and_then(serde_json::Value::as_u64);
-        count.with_context(|| format!("no drop reason {reason} in {status}"))
     }
 }
 
@@ -167,7 +100,7 @@ fn transfers_fit(name: &str, family: Family, outer: Family, bytes: u64) -> anyho
     let router = &web.site.router()?.host;
     for reason in ["too_big", "too_big_untold", "needs_fragmenting"] {
         ensure!(
-            web.dropped(reason)? == 0,
+            web.site.dropped(reason)? == 0,
             "{reason} although the MSS is clamped"
         );
     }
@@ -220,10 +153,10 @@ fn clients_are_told(name: &str, family: Family, outer: Family, bytes: u64) -> an
         no_more_than(&capture.finish()?, "fragments or packets above the MTU")?;
     }
     ensure!(
-        web.dropped("too_big")? >= errors.len() as u64,
+        web.site.dropped("too_big")? >= errors.len() as u64,
         "not counted"
     );
-    let learnt = learnt_mtu(&web.site.client, family)?;
+    let learnt = Site::learnt_mtu(&web.site.client, family.vip())?;
     ensure!(
         learnt == Some(u64::from(usable)),
         "the client learnt {learnt:?}"
@@ -239,14 +172,6 @@ fn told_mtu(frame: &[u8], family: Family) -> Option<u16> {
     };
     let bytes = frame.get(offset..offset + 2)?;
     Some(u16::from_be_bytes([bytes[0], bytes[1]]))
-}
-
-/// What a client remembers of the path to the VIP.
-fn learnt_mtu(client: &Host, family: Family) -> anyhow::Result<Option<u64>> {
-    let vip = family.vip().to_string();
-    let route = client.run("ip", ["-json", "route", "get", &vip])?;
-    let route: serde_json::Value = serde_json::from_str(&route)?;
-    Ok(route[0]["metrics"][0]["mtu"].as_u64())
 }
 
 #[test]
@@ -289,7 +214,7 @@ fn a_narrow_path_is_learnt(
     let is_learnt = |status: &serde_json::Value| status["mtu"] == usable;
     web.site
         .wait_service("web", "MTU of the narrow path", SOON, is_learnt)?;
-    ensure!(web.dropped("too_big")? > 0, "nobody was told");
+    ensure!(web.site.dropped("too_big")? > 0, "nobody was told");
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use integration::Lab;
 use integration::api::{Api, Reply};
 use integration::topology::{Family, Mode, Site};
 
-use crate::demo::Choice;
+use crate::demo::ModeArgs;
 use crate::{interrupt, prepare, root};
 
 /// Subcommands of `cargo xtask lab`.
@@ -17,15 +17,14 @@ use crate::{interrupt, prepare, root};
 pub enum Command {
     /// Make the lab: client, director and three backends, balancing
     Up {
-        /// How packets reach the backends
-        #[arg(long, value_enum, default_value_t = Choice::Dr)]
-        mode: Choice,
+        #[command(flatten)]
+        mode: ModeArgs,
     },
     /// Remove it
     Down,
     /// Run a command on one of its hosts
     Exec {
-        /// client, director, b1, b2, … and in TUN mode router
+        /// client, director, b1, b2, … and in TUN and NAT mode router
         host: String,
         /// The command; a shell if there is none
         #[arg(last = true)]
@@ -54,8 +53,10 @@ fn up(mode: Mode) -> anyhow::Result<()> {
     let lab = make()?;
     interrupt::remove_lab_on_interrupt(lab.id());
     let mut site = Site::build(lab, mode, 3)?;
-    for index in 0..site.backends.len() {
-        site.agent_apply(index)?;
+    if !matches!(mode, Mode::Nat(_)) {
+        for index in 0..site.backends.len() {
+            site.agent_apply(index)?;
+        }
     }
     site.start_director(&[])?;
     let api = site.api();
@@ -166,6 +167,17 @@ pub fn how_to_look_around(site: &Site, families: &[Family]) -> String {
         Mode::Tun => {
             "with a router between client (198.51.100.0/24), director (203.0.113.0/24) and backends (192.0.2.0/24)"
         }
+        Mode::Nat(_) => {
+            "with a router between client (198.51.100.0/24) and director (203.0.113.0/24), and that before the backends (192.0.2.0/24)"
+        }
+    };
+    let check = match site.mode() {
+        Mode::Nat(_) => String::new(),
+        Mode::Dr | Mode::Tun => format!(
+            "  check a backend   cargo xtask lab exec b1 -- lb-agent check --vip {} --interface eth0 --state {}\n",
+            vips.join(","),
+            Site::agent_state_of(&site.lab, "b1").display(),
+        ),
     };
     let (seeker, _) = site.vip_seeker();
     format!(
@@ -174,16 +186,13 @@ pub fn how_to_look_around(site: &Site, families: &[Family]) -> String {
 {requests}  who has the VIP   cargo xtask lab exec {seeker} -- ip neighbour
   the director      cargo xtask lab exec director -- lb-ctl status
   its API           curl --unix-socket {socket} http://localhost/v1/services
-  check a backend   cargo xtask lab exec b1 -- lb-agent check --vip {vips} --interface eth0 --state {agent}
-  watch the wire    cargo xtask lab exec b1 -- tcpdump -eni eth0
+{check}  watch the wire    cargo xtask lab exec b1 -- tcpdump -eni eth0
   a shell           cargo xtask lab exec client
   logs              ls {dir}/*.log
   remove it         cargo xtask lab down
 ",
         backends = backends.join(", "),
         seeker = seeker.name(),
-        vips = vips.join(","),
-        agent = Site::agent_state_of(&site.lab, "b1").display(),
         socket = socket.display(),
         dir = site.lab.dir().display(),
     )

@@ -40,7 +40,7 @@ const fn library(package: &'static str, why: &'static str) -> Need {
 }
 
 /// For demo, lab and tests.
-const LAB: [Need; 6] = [
+const LAB: [Need; 8] = [
     program("ip", "iproute2", "makes namespaces, bridges and veth pairs"),
     program(
         "ethtool",
@@ -51,6 +51,12 @@ const LAB: [Need; 6] = [
     program("curl", "curl", "the client that sends requests"),
     program("ping", "iputils-ping", "reachability in tests and by hand"),
     program("tcpdump", "tcpdump", "to watch the lab's wires by hand"),
+    program("iperf3", "iperf3", "measures transfers in tests, both ways"),
+    program(
+        "traceroute",
+        "traceroute",
+        "counts the hops to a VIP in tests",
+    ),
 ];
 
 /// For tests on other kernels, and counting on them.
@@ -60,6 +66,11 @@ const MACHINES: [Need; 7] = [
         "qemu-system-x86",
         "boots other kernels, to test on them",
     ),
+    program(
+        "ipvsadm",
+        "ipvsadm",
+        "sets up the kernel's own balancer there, to compare",
+    ),
     program("busybox", "busybox-static", "starts those machines"),
     program("cpio", "cpio", "packs what is in those machines"),
     program("modprobe", "kmod", "knows which kernel modules go together"),
@@ -68,11 +79,6 @@ const MACHINES: [Need; 7] = [
         "strip",
         "binutils",
         "makes programs small enough for those machines",
-    ),
-    program(
-        "ipvsadm",
-        "ipvsadm",
-        "sets up the kernel's own balancer, to compare with",
     ),
 ];
 

@@ -182,6 +182,9 @@ fn restore(root: &Path, record: &mut Record, which: impl Fn(&Entry) -> bool) -> 
             }
         }
     }
+    // An interface that becomes a router's, as one may have been before, makes
+    // all those forget announced routes that do not take them in any case.
+    goals.sort_by_key(|(_, entry)| entry.sysctl.is_about_announcements());
     for (goal, entry) in goals {
         if let Err(error) = make(root, &entry.sysctl, goal) {
             failures.push(format!("putting {} back to {goal}: {error}", entry.sysctl));

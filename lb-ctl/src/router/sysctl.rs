@@ -47,6 +47,11 @@ impl Sysctl {
         Some(interface)
     }
 
+    /// Whether it decides what becomes of router advertisements.
+    pub fn is_about_announcements(&self) -> bool {
+        self.0.ends_with("/accept_ra")
+    }
+
     /// Reads it below `root`; `None` if there is none such, because the
     /// interface is gone.
     ///

@@ -6,7 +6,8 @@ use super::{Family, Net};
 use crate::nginx::Nginx;
 use crate::{Host, Mac};
 
-/// One backend of the lab: a host with nginx on port 80 of all its addresses.
+/// One backend of the lab: a host with nginx on port 80 of all its addresses,
+/// in NAT mode on port 8080.
 #[derive(Debug)]
 pub struct Backend {
     /// Taken out when it is killed.
@@ -26,7 +27,8 @@ impl Backend {
     }
 
     /// The RIP: in DR mode b1 has 203.0.113.21 and 2001:db8:0:1::21, in TUN
-    /// mode 192.0.2.21 and 2001:db8:0:2::21, and so on.
+    /// mode, and where it is not beside the director in NAT mode, 192.0.2.21
+    /// and 2001:db8:0:2::21, and so on.
     pub fn address(&self, family: Family) -> IpAddr {
         self.net.address(family, 20 + self.number)
     }

@@ -1,18 +1,19 @@
 //! The lab that demo, hands-on lab and most suites share: a client, a director
 //! and backends that run nginx, on one segment in DR mode, behind a router in
-//! TUN mode.
+//! TUN mode, behind the director in NAT mode.
 
 mod address;
 mod backend;
+mod nat;
 mod routed;
 mod scene;
+mod services;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::nginx::Nginx;
@@ -20,11 +21,17 @@ use crate::{Host, Lab, Mac, Process, Segment, paths, try_eventually};
 
 pub use address::{Family, Net};
 pub use backend::Backend;
+pub use nat::{Nat, Place};
 pub use routed::{Routed, Router};
 pub use scene::Scene;
 
-/// The interface of every host but the routers.
+/// The interface of every host but the routers; in NAT mode the director may
+/// have another.
 pub const INTERFACE: &str = "eth0";
+
+/// How long `lb-ctl` may take to be ready. Where processors are emulated the
+/// verifier is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How packets reach the backends, and so where those are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +41,9 @@ pub enum Mode {
     /// VS/TUN: client, director and backends on a segment each, with a router
     /// between them.
     Tun,
+    /// VS/NAT: a router between client and director, and backends that need
+    /// no agent.
+    Nat(Nat),
 }
 
 impl Mode {
@@ -42,6 +52,7 @@ impl Mode {
         match self {
             Self::Dr => "dr",
             Self::Tun => "tun",
+            Self::Nat(_) => "nat",
         }
     }
 }
@@ -65,8 +76,9 @@ pub struct Site {
     pub director_mac: Mac,
     /// The segment of the director, and in DR mode of all.
     pub segment: Segment,
-    /// What there is besides in TUN mode.
+    /// What there is besides in TUN and NAT mode.
     pub routed: Option<Routed>,
+    mode: Mode,
     /// The lab itself.
     pub lab: Lab,
 }
@@ -88,23 +100,23 @@ impl Site {
     pub fn build(lab: Lab, mode: Mode, backends: u8) -> anyhow::Result<Self> {
         let segment = lab.segment(match mode {
             Mode::Dr => "lan",
-            Mode::Tun => "directors",
+            Mode::Tun | Mode::Nat(_) => "directors",
         })?;
         let director = lab.host("director")?;
         let client = lab.host("client")?;
-        let (director_mac, routed) = match mode {
-            Mode::Dr => {
-                let director_mac = attach(&director, &segment, 2)?;
-                attach(&client, &segment, 100)?;
-                (director_mac, None)
+        let (director_mac, routed) = if mode == Mode::Dr {
+            let director_mac = attach(&director, &segment, 2)?;
+            attach(&client, &segment, 100)?;
+            (director_mac, None)
+        } else {
+            let mac = routed::attach(&director, &segment, INTERFACE, Net::Director, 2)?;
+            let mut routed = Routed::new(&lab, &segment, mode)?;
+            routed.set_default_gateway(&director, Net::Director)?;
+            routed.attach(&client, Net::Clients, 100)?;
+            if let Mode::Nat(nat) = mode {
+                nat.connect(&lab, &director, &segment, &mut routed)?;
             }
-            Mode::Tun => {
-                let mac = routed::attach(&director, &segment, INTERFACE, Net::Director, 2)?;
-                let routed = Routed::new(&lab, &segment)?;
-                routed.set_default_gateway(&director, Net::Director)?;
-                routed.attach(&client, Net::Clients, 100)?;
-                (mac, Some(routed))
-            }
+            (mac, Some(routed))
         };
         let mut this = Self {
             lb_ctl: None,
@@ -114,6 +126,7 @@ impl Site {
             director_mac,
             segment,
             routed,
+            mode,
             lab,
         };
         for _ in 0..backends {
@@ -124,13 +137,10 @@ impl Site {
 
     /// How packets reach the backends.
     pub fn mode(&self) -> Mode {
-        match self.routed {
-            None => Mode::Dr,
-            Some(_) => Mode::Tun,
-        }
+        self.mode
     }
 
-    /// The router of a lab in TUN mode.
+    /// The router of a lab in TUN or NAT mode.
     ///
     /// # Errors
     /// In DR mode.
@@ -164,14 +174,19 @@ impl Site {
             bail!("the lab's addresses are for 50 backends");
         }
         let host = self.lab.host(&format!("b{number}"))?;
-        let (net, mac) = match &self.routed {
-            None => (Net::Director, attach(&host, &self.segment, 20 + number)?),
-            Some(routed) => (
-                Net::Backends,
-                routed.attach(&host, Net::Backends, 20 + number)?,
-            ),
+        let address = 20 + number;
+        let (net, mac) = match (&self.routed, self.mode) {
+            (None, _) => (Net::Director, attach(&host, &self.segment, address)?),
+            (Some(routed), Mode::Nat(nat)) => {
+                let mac = nat.attach(&host, &self.segment, routed, address)?;
+                (nat.net(), mac)
+            }
+            (Some(routed), _) => {
+                let mac = routed.attach(&host, Net::Backends, address)?;
+                (Net::Backends, mac)
+            }
         };
-        let nginx = Nginx::start(&host, self.lab.dir(), &["80", "[::]:80"])?;
+        let nginx = self.start_nginx(&host)?;
         self.backends.push(Backend {
             nginx: Some(nginx),
             host,
@@ -184,14 +199,15 @@ impl Site {
 
     /// Starts a killed nginx again.
     pub fn restart_nginx(&mut self, index: usize) -> anyhow::Result<()> {
-        let backend = &mut self.backends[index];
-        backend.nginx = None;
-        backend.nginx = Some(Nginx::start(
-            &backend.host,
-            self.lab.dir(),
-            &["80", "[::]:80"],
-        )?);
+        self.backends[index].nginx = None;
+        let nginx = self.start_nginx(&self.backends[index].host)?;
+        self.backends[index].nginx = Some(nginx);
         Ok(())
+    }
+
+    fn start_nginx(&self, host: &Host) -> anyhow::Result<Nginx> {
+        let port = self.server_port(80).to_string();
+        Nginx::start(host, self.lab.dir(), &[&port, &format!("[::]:{port}")])
     }
 
     /// Runs `lb-agent apply` for both VIPs on a backend.
@@ -231,14 +247,17 @@ impl Site {
     /// Starts `lb-ctl up` on the director and waits until it is ready.
     pub fn start_director(&mut self, more: &[&str]) -> anyhow::Result<()> {
         let mut up = self.director.command(paths::binary("lb-ctl")?);
-        up.args(["up", "--interface", INTERFACE, "--listen", &self.listen()]);
+        up.args(["up", "--listen", &self.listen()]);
+        for interface in self.interfaces() {
+            up.args(["--interface", interface]);
+        }
         up.arg("--state").arg(Self::director_state_of(&self.lab));
         up.arg("--bpffs")
             .arg(Self::director_bpffs_of(&self.lab))
             .args(more);
         let process = self.director.spawn(up, "lb-ctl")?;
         let api = self.api();
-        let ready = try_eventually("lb-ctl to be ready", Duration::from_secs(20), || {
+        let ready = try_eventually("lb-ctl to be ready", PATIENCE, || {
             if !process.is_running() {
                 return Ok(Err("it has ended".to_owned()));
             }
@@ -250,7 +269,7 @@ impl Site {
         let ready = ready.and_then(|result| result.map_err(anyhow::Error::msg));
         ready.with_context(|| format!("lb-ctl up printed:\n{}", process.log()))?;
         self.lb_ctl = Some(process);
-        Ok(())
+        self.ensure_pool()
     }
 
     /// Path of the API's socket in such a lab.
@@ -286,61 +305,6 @@ impl Site {
     /// The director's `--listen`, for other `lb-ctl` commands too.
     pub fn listen(&self) -> String {
         format!("unix:{}", Self::socket_of(&self.lab).display())
-    }
-
-    /// Body of `PUT /v1/services/NAME`: a service on the VIP's port 80 with
-    /// these backends, weight 1, and a quick HTTP health check.
-    pub fn service(&self, name: &str, family: Family, backends: &[usize]) -> Value {
-        self.service_across(name, family, family, backends)
-    }
-
-    /// The same with backends that are known by an address of perhaps another
-    /// IP version than the VIP's.
-    pub fn service_across(
-        &self,
-        name: &str,
-        family: Family,
-        backends_family: Family,
-        backends: &[usize],
-    ) -> Value {
-        let backends: Vec<Value> = backends
-            .iter()
-            .map(|&i| json!({"address": self.backends[i].address(backends_family), "weight": 1}))
-            .collect();
-        json!({
-            "name": name, "vip": family.vip(), "port": 80, "protocol": "tcp",
-            "mode": self.mode().name(), "scheduler": "mh", "backends": backends,
-            "health_check": {
-                "type": "http", "path": "/",
-                "interval_ms": 500, "timeout_ms": 500, "rise": 2, "fall": 2,
-            },
-        })
-    }
-
-    /// Waits until a service's backend is in a state such as `active` or
-    /// `down`, as `GET /v1/services/NAME` tells it.
-    pub fn wait_backend_state(
-        &self,
-        service: &str,
-        address: IpAddr,
-        state: &str,
-        deadline: Duration,
-    ) -> anyhow::Result<()> {
-        let api = self.api();
-        let what = format!("backend {address} of service {service} to be {state}");
-        try_eventually(&what, deadline, || {
-            let reply = api.get(&format!("/v1/services/{service}"));
-            let document = reply
-                .and_then(|r| r.ok()?.json())
-                .map_err(|e| format!("{e:#}"))?;
-            let backends = document["backends"].as_array().ok_or("no backends")?;
-            let address = address.to_string();
-            match backends.iter().find(|b| b["address"] == address.as_str()) {
-                Some(backend) if backend["state"] == state => Ok(()),
-                Some(backend) => Err(backend.to_string()),
-                None => Err(format!("not in {document}")),
-            }
-        })
     }
 
     /// Who is believed to have the VIP, by the client or by the router before

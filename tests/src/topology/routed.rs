@@ -1,6 +1,6 @@
 //! Routers between the client, the director and the backends.
 
-use super::{Family, INTERFACE, Net};
+use super::{Family, INTERFACE, Mode, Net};
 use crate::{Host, Lab, Mac, Segment};
 
 /// Number of the first router's addresses.
@@ -14,9 +14,12 @@ pub struct Routed {
     /// 203.0.113.1, 198.51.100.1, 192.0.2.1 and likewise in IPv6: everybody's
     /// default gateway.
     pub router: Router,
+    /// Another one between the director and the backends, in a lab in NAT mode
+    /// that has one.
+    pub second: Option<Router>,
     /// The segment of the client.
     pub clients: Segment,
-    /// The segment of the backends.
+    /// The segment of the backends; in NAT mode they need not be on it.
     pub backends: Segment,
 }
 
@@ -35,7 +38,8 @@ impl Router {
     pub const TO_CLIENTS: &str = "clients";
     /// Its interface on the backends' segment.
     pub const TO_BACKENDS: &str = "backends";
-    /// All its interfaces; the second router has no way to the clients.
+    /// All its interfaces; the second router has no way to the clients, and in
+    /// NAT mode the first has none to the backends.
     pub const INTERFACES: [&str; 3] = [Self::TO_DIRECTOR, Self::TO_CLIENTS, Self::TO_BACKENDS];
 
     /// Its address on a network.
@@ -57,16 +61,20 @@ impl Router {
 }
 
 impl Routed {
-    /// The router, on the director's segment and two new ones.
-    pub(super) fn new(lab: &Lab, directors: &Segment) -> anyhow::Result<Self> {
+    /// The router, on the director's segment, the clients' and in TUN mode the
+    /// backends'.
+    pub(super) fn new(lab: &Lab, directors: &Segment, mode: Mode) -> anyhow::Result<Self> {
         let clients = lab.segment("clients")?;
         let backends = lab.segment("backends")?;
         let router = Router::new(lab, "router", FIRST)?;
         router.attach(directors, Router::TO_DIRECTOR, Net::Director)?;
         router.attach(&clients, Router::TO_CLIENTS, Net::Clients)?;
-        router.attach(&backends, Router::TO_BACKENDS, Net::Backends)?;
+        if mode == Mode::Tun {
+            router.attach(&backends, Router::TO_BACKENDS, Net::Backends)?;
+        }
         Ok(Self {
             router,
+            second: None,
             clients,
             backends,
         })
@@ -92,14 +100,24 @@ impl Routed {
         Ok(mac)
     }
 
-    /// Routes all else of a host through the router.
+    /// Routes all else of a host through the router; of a backend through the
+    /// second one if there is one.
     pub(super) fn set_default_gateway(&self, host: &Host, net: Net) -> anyhow::Result<()> {
-        for family in [Family::V4, Family::V6] {
-            let gateway = self.router.address(net, family).to_string();
-            host.run("ip", ["route", "add", "default", "via", &gateway])?;
-        }
-        Ok(())
+        let router = match (&self.second, net) {
+            (Some(second), Net::Backends) => second,
+            _ => &self.router,
+        };
+        set_default_gateway(host, net, router.number)
     }
+}
+
+/// Routes all else of a host through who has this number in its network.
+pub(super) fn set_default_gateway(host: &Host, net: Net, number: u8) -> anyhow::Result<()> {
+    for family in [Family::V4, Family::V6] {
+        let gateway = net.address(family, number).to_string();
+        host.run("ip", ["route", "add", "default", "via", &gateway])?;
+    }
+    Ok(())
 }
 
 /// Connects a host that neither merges nor postpones parting what it sends:

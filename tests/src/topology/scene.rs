@@ -61,10 +61,9 @@ impl Scene {
         let mut service =
             self.site
                 .plain_service(name, family, self.protocol, Self::PORT, &backends);
-        let across = self
+        service["backends"] = self
             .site
-            .service_across(name, family, self.backends_family, &backends);
-        service["backends"] = across["backends"].clone();
+            .backends_of(self.backends_family, Self::PORT, &backends);
         service
     }
 
@@ -79,7 +78,7 @@ impl Scene {
         let i = self.site.add_backend()?;
         let echo = self.start_echo(i)?;
         self.echoes.push(Some(echo));
-        let backend = json!({"address": self.site.backends[i].address(self.backends_family)});
+        let backend = json!({"address": self.name(i)});
         let path = format!("/v1/services/{}/backends", Self::SERVICE);
         self.site.api().post(&path, &backend)?.ok()?;
         self.is(i, "active")
@@ -100,9 +99,8 @@ impl Scene {
 
     /// Waits until a backend is in a state.
     pub fn is(&self, i: usize, state: &str) -> anyhow::Result<()> {
-        let address = self.site.backends[i].address(self.backends_family);
         self.site
-            .wait_backend_state(Self::SERVICE, address, state, LONG)
+            .wait_backend(Self::SERVICE, &self.name(i), state, LONG)
     }
 
     /// New flows succeed, and none goes to this backend.
@@ -129,7 +127,11 @@ impl Scene {
     }
 
     fn path(&self, i: usize) -> String {
-        self.site
-            .backend_path(Self::SERVICE, self.backends_family, i)
+        format!("/v1/services/{}/backends/{}", Self::SERVICE, self.name(i))
+    }
+
+    /// The backend's name in the service.
+    fn name(&self, i: usize) -> String {
+        self.site.backend_name(self.backends_family, Self::PORT, i)
     }
 }

@@ -14,8 +14,17 @@ use super::machine::{Machine, Output, Pace};
 use crate::paths;
 
 /// Programs that labs call.
-const LAB_PROGRAMS: [&str; 7] = [
-    "ip", "ethtool", "nginx", "curl", "ping", "setpriv", "tcpdump",
+const LAB_PROGRAMS: [&str; 10] = [
+    "ip",
+    "ethtool",
+    "nginx",
+    "curl",
+    "ping",
+    "setpriv",
+    "tcpdump",
+    "iperf3",
+    "traceroute",
+    "nstat",
 ];
 
 /// Modules of what labs are made of.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{bail, ensure};
 use integration::Lab;
-use integration::topology::{Family, Mode, Site};
+use integration::topology::{Family, Mode, Nat, Site};
 
 use crate::console::Console;
 use crate::{interrupt, lab, prepare};
@@ -17,9 +17,8 @@ use crate::{interrupt, lab, prepare};
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How packets reach the backends
-    #[arg(long, value_enum, default_value_t = Choice::Dr)]
-    mode: Choice,
+    #[command(flatten)]
+    mode: ModeArgs,
     /// Print only the JSON on standard output
     #[arg(long)]
     json: bool,
@@ -32,26 +31,39 @@ pub struct Args {
 }
 
 /// A mode as it is asked for on the command line.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ModeArgs {
+    /// How packets reach the backends
+    #[arg(long, value_enum, default_value_t = Choice::Dr)]
+    mode: Choice,
+    /// In NAT mode, translate the source too: the backends need no route to
+    /// the clients
+    #[arg(long)]
+    full_nat: bool,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum, PartialEq, Eq)]
-pub enum Choice {
+enum Choice {
     /// All on one Ethernet segment
     Dr,
     /// Client, director and backends with a router between them
     Tun,
-    /// Not built yet
+    /// The director between client and backends, which have no agent
     Nat,
 }
 
-impl Choice {
+impl ModeArgs {
     /// The mode.
     ///
     /// # Errors
-    /// When it is not built yet.
+    /// When there is no such variant of it.
     pub fn mode(self) -> anyhow::Result<Mode> {
-        match self {
-            Self::Dr => Ok(Mode::Dr),
-            Self::Tun => Ok(Mode::Tun),
-            Self::Nat => bail!("--mode nat is not built yet: use --mode dr or --mode tun"),
+        match (self.mode, self.full_nat) {
+            (Choice::Dr, false) => Ok(Mode::Dr),
+            (Choice::Tun, false) => Ok(Mode::Tun),
+            (Choice::Nat, false) => Ok(Mode::Nat(Nat::GATEWAY)),
+            (Choice::Nat, true) => Ok(Mode::Nat(Nat::FULL)),
+            (_, true) => bail!("--full-nat is a variant of --mode nat"),
         }
     }
 }
@@ -73,6 +85,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     console.step(match mode {
         Mode::Dr => "making the lab: a client, a director and four web servers on one segment",
         Mode::Tun => "making the lab: a client, a director and four web servers around a router",
+        Mode::Nat(_) => {
+            "making the lab: a client, a router, a director, and four web servers behind it"
+        }
     });
     let lab = if args.keep {
         lab::make()?

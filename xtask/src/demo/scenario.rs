@@ -30,12 +30,16 @@ const ARP_ROUNDS: u32 = 3;
 /// Plays the scenario in a lab with four backends in which nothing runs yet
 /// but nginx.
 pub fn play(console: &Console, site: &mut Site, family: Family) -> anyhow::Result<Summary> {
-    console.step(match site.mode() {
-        Mode::Dr => "lb-agent apply on b1, b2, b3: the VIP on lo, and silence about it",
-        Mode::Tun => "lb-agent apply on b1, b2, b3: the VIP on lo, silence, and decapsulation",
-    });
-    for index in 0..3 {
-        site.agent_apply(index)?;
+    let preparation = match site.mode() {
+        Mode::Dr => Some("the VIP on lo, and silence about it"),
+        Mode::Tun => Some("the VIP on lo, silence, and decapsulation"),
+        Mode::Nat(_) => None,
+    };
+    if let Some(preparation) = preparation {
+        console.step(&format!("lb-agent apply on b1, b2, b3: {preparation}"));
+        for index in 0..3 {
+            site.agent_apply(index)?;
+        }
     }
     console.step("lb-ctl up on the director");
     site.start_director(&[])?;
@@ -113,8 +117,10 @@ impl Play<'_> {
         self.phase(&[])?;
 
         self.console.step("adding b4");
-        self.site.agent_apply(3)?;
-        let body = json!({"address": self.site.backends[3].address(self.family), "weight": 1});
+        if !matches!(self.site.mode(), Mode::Nat(_)) {
+            self.site.agent_apply(3)?;
+        }
+        let body = json!({"address": self.address(3), "weight": 1});
         api.post(&backends, &body)?.ok()?;
         self.wait_for(3, "active")?;
         self.remark(3, "added");
@@ -287,9 +293,9 @@ impl Play<'_> {
     }
 
     fn wait_for(&self, index: usize, state: &str) -> anyhow::Result<()> {
-        let address = self.site.backends[index].address(self.family);
+        let patience = Duration::from_secs(15);
         self.site
-            .wait_backend_state(SERVICE, address, state, Duration::from_secs(15))
+            .wait_backend(SERVICE, &self.address(index), state, patience)
     }
 
     fn draw(&self) {
@@ -299,20 +305,14 @@ impl Play<'_> {
 
     fn names(&self) -> Vec<(String, String, &'static str)> {
         let remarks = *lock(&self.remarks);
-        let backends = self.site.backends.iter().zip(remarks);
+        let backends = self.site.backends.iter().zip(remarks).enumerate();
         backends
-            .map(|(b, remark)| {
-                (
-                    b.name().to_owned(),
-                    b.address(self.family).to_string(),
-                    remark,
-                )
-            })
+            .map(|(i, (b, remark))| (b.name().to_owned(), self.address(i), remark))
             .collect()
     }
 
     fn address(&self, index: usize) -> String {
-        self.site.backends[index].address(self.family).to_string()
+        self.site.backend_name(self.family, 80, index)
     }
 
     fn remark(&self, index: usize, remark: &'static str) {

@@ -62,7 +62,7 @@ impl Tally {
 /// The result of the demo.
 #[derive(Debug)]
 pub struct Summary {
-    /// How packets reached the backends: dr or tun.
+    /// How packets reached the backends: dr, tun or nat.
     pub mode: &'static str,
     /// Requests sent; a retry is not another request.
     pub requests: u64,
