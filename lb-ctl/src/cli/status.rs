@@ -169,8 +169,13 @@ pub(super) fn backend_table(backends: &[BackendStatus], indent: &str) -> String 
 }
 
 fn what(service: &ServiceStatus) -> String {
+    let full = if service.full_nat {
+        " with full NAT"
+    } else {
+        ""
+    };
     format!(
-        "{} {} port {}, {}, {}",
+        "{} {} port {}, {}{full}, {}",
         service.vip,
         service.protocol,
         port(service.port),
