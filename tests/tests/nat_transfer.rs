@@ -87,8 +87,17 @@ impl Web {
         let port = IPERF.to_string();
         let common = ["--json", "--client", &vip, "--port", &port];
         let args = common.iter().chain(options).copied();
-        let text = self.site.client.run("iperf3", args)?;
-        let mut report: Value = serde_json::from_str(&text)?;
+        // The server may still be at the end of the run before.
+        let mut report = try_eventually("iperf3 to run", SOON, || {
+            let text = self.site.client.run("iperf3", args.clone());
+            let text = text.map_err(|e| format!("{e:#}"))?;
+            let report: Value = serde_json::from_str(&text).map_err(|e| format!("{e}: {text}"))?;
+            if report["error"].is_null() {
+                Ok(report)
+            } else {
+                Err(text)
+            }
+        })?;
         let sum = if options.contains(&"--udp") {
             report["end"]["sum"].take()
         } else {
@@ -183,7 +192,11 @@ fn iperf_is_served(name: &str, nat: Nat, family: Family) -> anyhow::Result<()> {
         let udp = ["--udp", "--bitrate", "20M", "--time", "1", "--length"];
         let udp = [&udp[..], &["1200"], direction].concat();
         let sum = web.iperf(&udp)?;
-        let number = |field: &str| sum[field].as_u64().context("a number");
+        let number = |field: &str| {
+            sum[field]
+                .as_u64()
+                .with_context(|| format!("{direction:?}: {sum}"))
+        };
         let (packets, lost) = (number("packets")?, number("lost_packets")?);
         ensure!(packets > 500 && lost * 10 < packets, "{direction:?}: {sum}");
     }
