@@ -65,7 +65,7 @@ drop_reasons! {
     Malformed = 3, "malformed",
         "a header contradicts itself: a length or an offset that cannot be";
     Fragment = 4, "fragment",
-        "a fragment for a VIP; only its first one says which flow it is of";
+        "a fragment that came before the first of its packet, which alone says where they go, or long after it";
     UnsupportedMode = 5, "unsupported_mode",
         "the backend entry asks for a forwarding mode that this program does not have";
     RingCorrupt = 6, "ring_corrupt",
@@ -97,7 +97,11 @@ drop_reasons! {
     NotForwarding = 19, "not_forwarding",
         "a NAT backend's reply came in by an interface on which forwarding is off: see `sysctl net.ipv4.conf` and `net.ipv6.conf`, lb-ctl up turns it on";
     ProgramMissing = 20, "program_missing",
-        "the program for NAT mode is not where it should be: start lb-ctl up again, and please report this";
+        "a program that packets are handed to is not where it should be: start lb-ctl up again, and please report this";
+    FragmentTiny = 21, "fragment_tiny",
+        "a first fragment that ends within its TCP or UDP header, as only attackers send it";
+    FragmentOverlap = 22, "fragment_overlap",
+        "a fragment that overlaps the first of its packet, as only attackers send it";
 }
 
 /// Per-CPU value of the map that limits how many ICMP errors are sent.

@@ -11,13 +11,6 @@
 use crate::flow::is_idle;
 use crate::{Address, abi};
 
-/// Where the program for IPv4 is in the map of NAT programs.
-pub const PROGRAM_V4: u32 = 0;
-/// Where the program for IPv6 is in the map of NAT programs.
-pub const PROGRAM_V6: u32 = 1;
-/// Number of NAT programs: the size of their map.
-pub const PROGRAMS: u32 = 2;
-
 /// Value of the map of NAT backends; its key is the backend's address, port
 /// and protocol as a [`crate::service::ServiceKeyV4`] or `V6`, with port 0 if
 /// it serves all ports.

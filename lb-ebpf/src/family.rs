@@ -9,7 +9,7 @@ use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
 use crate::checksum::Sum;
 use crate::forward::answer;
 use crate::packet::Packet;
-use crate::parse::{self, PacketInfo};
+use crate::parse::{self, Firsts, PacketInfo};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 
@@ -32,7 +32,14 @@ pub trait Family: Sized {
     const IS_V4: bool;
 
     /// Stages 1 and 2.
-    fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict>;
+    fn parse<P: Packet, T: Tables>(
+        packet: &P,
+        firsts: Firsts,
+        tables: &T,
+    ) -> Result<PacketInfo<Self>, Verdict>;
+
+    /// Parses a packet that ended early as a [`parse::LATER_FRAGMENT`].
+    fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
 
     /// Answers a packet of `ip_length` bytes to `client` with an ICMP error,
     /// see [`answer`].
@@ -90,8 +97,17 @@ impl Family for V4 {
     const IS_V4: bool = true;
 
     #[inline(always)]
-    fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict> {
-        parse::ipv4(packet, tables)
+    fn parse<P: Packet, T: Tables>(
+        packet: &P,
+        firsts: Firsts,
+        tables: &T,
+    ) -> Result<PacketInfo<Self>, Verdict> {
+        parse::ipv4(packet, firsts, tables)
+    }
+
+    #[inline(always)]
+    fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
+        parse::later_ipv4(packet)
     }
 
     #[inline(always)]
@@ -156,8 +172,17 @@ impl Family for V6 {
     const IS_V4: bool = false;
 
     #[inline(always)]
-    fn parse<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<Self>, Verdict> {
-        parse::ipv6(packet, tables)
+    fn parse<P: Packet, T: Tables>(
+        packet: &P,
+        firsts: Firsts,
+        tables: &T,
+    ) -> Result<PacketInfo<Self>, Verdict> {
+        parse::ipv6(packet, firsts, tables)
+    }
+
+    #[inline(always)]
+    fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
+        parse::later_ipv6(packet)
     }
 
     #[inline(always)]

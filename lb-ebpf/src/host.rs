@@ -8,6 +8,7 @@ use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason, IcmpBudget};
 use lb_common::flow::FlowValue;
+use lb_common::fragment::FragmentTrace;
 use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceValue};
@@ -17,6 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::checksum::Sum;
 use crate::family::{Family, V4, V6};
 use crate::packet::Packet;
+use crate::parse::PacketInfo;
 use crate::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 
 /// A packet in a buffer, with as much room in front as XDP drivers leave.
@@ -136,6 +138,8 @@ pub struct FamilyMaps<F: Family> {
     pub nat_backends: HashMap<F::ServiceKey, NatBackend>,
     /// The flow table.
     pub flows: RefCell<HashMap<F::FlowKey, FlowValue>>,
+    /// Traces of packets in fragments.
+    pub fragments: RefCell<HashMap<F::FlowKey, FragmentTrace<F::Address>>>,
     /// Full NAT's forward table.
     pub nat_forward: RefCell<HashMap<F::FlowKey, NatForward<F::Address>>>,
     /// NAT's reverse table.
@@ -252,6 +256,25 @@ macro_rules! family_tables {
                 self.$field.flows.borrow_mut().remove(key);
             }
 
+            fn with_info<R>(&self, then: impl FnOnce(&mut PacketInfo<$family>) -> R) -> Option<R> {
+                Some(then(&mut PacketInfo::default()))
+            }
+
+            fn fragment(
+                &self,
+                key: &<$family as Family>::FlowKey,
+            ) -> Option<FragmentTrace<<$family as Family>::Address>> {
+                self.$field.fragments.borrow().get(key).copied()
+            }
+
+            fn trace_fragment(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                trace: &FragmentTrace<<$family as Family>::Address>,
+            ) {
+                self.$field.fragments.borrow_mut().insert(*key, *trace);
+            }
+
             fn nat_backend(&self, key: &<$family as Family>::ServiceKey) -> Option<NatBackend> {
                 self.$field.nat_backends.get(key).copied()
             }
@@ -341,6 +364,7 @@ impl<F: Family> Default for FamilyMaps<F> {
             services: HashMap::new(),
             nat_backends: HashMap::new(),
             flows: RefCell::default(),
+            fragments: RefCell::default(),
             nat_forward: RefCell::default(),
             nat_reverse: RefCell::default(),
             nat_table_size: usize::MAX,

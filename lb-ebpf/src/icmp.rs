@@ -10,7 +10,9 @@ use zerocopy::FromBytes;
 
 use crate::family::{Family, V4, V6};
 use crate::packet::Packet;
-use crate::parse::{Envelope, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo, Ports, words};
+use crate::parse::{
+    Envelope, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo, Ports, fragment, words,
+};
 use crate::verdict::Verdict;
 
 /// IP protocol number of ICMP, RFC 792.
@@ -128,9 +130,12 @@ fn quoted_flow<F: Family, P: Packet>(
         syn: false,
         is_icmp: true,
         tcp_flags: 0,
+        fragment: fragment::NONE,
         ttl: envelope.ttl,
         layer4: offset as u16,
         ports_at: ports_offset as u16,
+        fragment_offset: 0,
+        padding: 0,
         headers_end: (ports_offset + size_of::<Ports>()) as u16,
     })
 }

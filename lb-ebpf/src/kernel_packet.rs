@@ -6,7 +6,9 @@
 use core::hint::black_box;
 use core::ptr::null_mut;
 
-use aya_ebpf::helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::{
+    bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+};
 use aya_ebpf::programs::XdpContext;
 use lb_ebpf::checksum::Sum;
 use lb_ebpf::packet::Packet;
@@ -19,6 +21,12 @@ impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
         self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn total_len(&self) -> usize {
+        // SAFETY: the context is the one that the kernel passed in.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
     }
 
     #[inline(always)]

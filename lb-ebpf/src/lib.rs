@@ -22,7 +22,7 @@
 //!   is counted, or passed untouched. Nothing is written before stage 6.
 //! - Until a service is found nothing is dropped: what is not ours, however
 //!   malformed, is for the host to judge. Fragments for a VIP are the one
-//!   exception, because only the first of them names a port.
+//!   exception, because only the first of them names a port: see [`fragment`].
 //! - While a slot is settled the flow table is neither read nor written.
 //! - A packet that is rewritten for the host to send on is whole and correct
 //!   as it is: see [`verdict::Verdict::Host`].
@@ -39,6 +39,7 @@ pub mod checksum;
 pub mod family;
 pub mod flow;
 pub mod forward;
+pub mod fragment;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod icmp;
@@ -54,9 +55,24 @@ pub mod verdict;
 use family::{Family, V4, V6};
 use lb_common::service::{ServiceValue, flags};
 use packet::Packet;
-use parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PacketInfo, ethertype};
+use parse::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, PacketInfo, ethertype,
+};
 use tables::{FamilyTables, Tables};
 use verdict::{Packed, Verdict};
+
+/// What comes after the stages of the modes DR and TUN: other stages, which in
+/// the kernel are programs of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// [`process_nat`]: the packet is for a service in NAT mode, or may be an
+    /// answer of a NAT backend.
+    Nat,
+    /// [`process_first`]: it is the first fragment of a packet.
+    First,
+    /// [`process_later`]: it is another fragment.
+    Later,
+}
 
 /// Runs all stages on one packet.
 #[inline(always)]
@@ -65,19 +81,40 @@ where
     P: Packet,
     T: Tables + FamilyTables<V4> + FamilyTables<V6>,
 {
-    match enter(packet, tables) {
-        Some(verdict) => verdict,
-        None if ethertype(packet) == Some(ETHERTYPE_IPV4) => {
-            process_nat::<V4, P, T>(packet, tables)
-        }
-        None => process_nat::<V6, P, T>(packet, tables),
+    let next = match enter(packet, tables) {
+        Ok(verdict) => return verdict,
+        Err(next) => next,
+    };
+    if ethertype(packet) == Some(ETHERTYPE_IPV4) {
+        go_on::<V4, P, T>(packet, next, tables)
+    } else {
+        go_on::<V6, P, T>(packet, next, tables)
     }
 }
 
-/// Runs all stages of the modes DR and TUN. `None` if the packet is NAT's, for
-/// [`process_nat`].
 #[inline(always)]
-pub fn enter<P, T>(packet: &mut P, tables: &T) -> Option<Verdict>
+fn go_on<F, P, T>(packet: &mut P, next: Next, tables: &T) -> Verdict
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    match next {
+        Next::Nat => process_nat::<false, F, P, T>(packet, tables),
+        Next::First => match process_first(packet, tables) {
+            Ok(verdict) => verdict,
+            Err(_) => process_nat::<true, F, P, T>(packet, tables),
+        },
+        Next::Later => process_later(packet, tables),
+    }
+}
+
+/// Runs the stages of the modes DR and TUN.
+///
+/// # Errors
+/// The packet is not theirs.
+#[inline(always)]
+pub fn enter<P, T>(packet: &mut P, tables: &T) -> Result<Verdict, Next>
 where
     P: Packet,
     T: Tables + FamilyTables<V4> + FamilyTables<V6>,
@@ -88,18 +125,54 @@ where
         Some(ETHERTYPE_IPV6) => stages::<V6, P, T>(packet, tables),
         _ => Packed::new(Ok(Verdict::Pass)),
     };
-    (end != NAT).then(|| finish(end, tables))
+    match end {
+        NAT => Err(Next::Nat),
+        FIRST => Err(Next::First),
+        LATER => Err(Next::Later),
+        end => Ok(finish(end, tables)),
+    }
 }
 
-/// Runs the stages of NAT mode.
+/// Runs the stages of NAT mode; with `FIRSTS` on the first fragment of a packet.
 #[inline(always)]
-pub fn process_nat<F, P, T>(packet: &mut P, tables: &T) -> Verdict
+pub fn process_nat<const FIRSTS: bool, F, P, T>(packet: &mut P, tables: &T) -> Verdict
 where
     F: Family,
     P: Packet,
     T: Tables + FamilyTables<F>,
 {
-    finish(Packed::new(nat::process(packet, tables)), tables)
+    finish(
+        Packed::new(nat::process::<FIRSTS, F, P, T>(packet, tables)),
+        tables,
+    )
+}
+
+/// Runs the stages of the modes DR and TUN on the first fragment of a packet.
+///
+/// # Errors
+/// The packet is NAT's.
+#[inline(always)]
+pub fn process_first<F, P, T>(packet: &mut P, tables: &T) -> Result<Verdict, Next>
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    match fragment::first(packet, tables) {
+        NAT => Err(Next::Nat),
+        end => Ok(finish(end, tables)),
+    }
+}
+
+/// Sends another fragment of a packet after the first, in all modes.
+#[inline(always)]
+pub fn process_later<F, P, T>(packet: &mut P, tables: &T) -> Verdict
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    finish(Packed::new(fragment::later(packet, tables)), tables)
 }
 
 /// Counts a drop that was an early end; the others have been counted.
@@ -117,9 +190,15 @@ fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
 /// Not the end: the packet is NAT's.
 const NAT: Packed = Packed::new(Ok(Verdict::Host));
 
+/// Not the end: it is the first fragment of a packet.
+const FIRST: Packed = Packed::new(Err(FIRST_FRAGMENT));
+
+/// Not the end: it is another fragment.
+const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));
+
 #[inline(always)]
 fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {
-    let info = match F::parse(packet, tables) {
+    let info = match F::parse(packet, false, tables) {
         Ok(info) => info,
         Err(early) => return Packed::new(Err(early)),
     };

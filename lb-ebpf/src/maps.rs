@@ -14,18 +14,20 @@ use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DROP_REASONS, DropReason, IcmpBudget};
 use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
+use lb_common::fragment::{FragmentTrace, MAX_TRACES};
 use lb_common::limits::{
     DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, DEFAULT_NAT_TABLE_SIZE, MAX_INTERFACES,
     MAX_LOCAL_ADDRESSES, MAX_SERVICES, ring_blocks,
 };
 use lb_common::nat::{
-    MAX_POOL_ADDRESSES, NatBackend, NatForward, NatReverse, PROGRAMS as NAT_PROGRAM_COUNT,
-    PoolPort, RouterAddresses,
+    MAX_POOL_ADDRESSES, NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses,
 };
+use lb_common::program;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
 use lb_ebpf::family::{Family, V4, V6};
+use lb_ebpf::parse::PacketInfo;
 use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 
 use crate::fib;
@@ -80,6 +82,23 @@ static FLOWS_V4: LruHashMap<FlowKeyV4, FlowValue> = LruHashMap::pinned(DEFAULT_F
 /// The IPv6 flow table.
 #[map]
 static FLOWS_V6: LruHashMap<FlowKeyV6, FlowValue> = LruHashMap::pinned(DEFAULT_FLOW_TABLE_SIZE, 0);
+
+/// See [`FamilyTables::with_info`].
+#[map]
+static INFO_V4: PerCpuArray<PacketInfo<V4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The same for IPv6.
+#[map]
+static INFO_V6: PerCpuArray<PacketInfo<V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// Traces of IPv4 packets in fragments.
+#[map]
+static FRAGMENTS_V4: LruHashMap<FlowKeyV4, FragmentTrace<u32>> = LruHashMap::pinned(MAX_TRACES, 0);
+
+/// Traces of IPv6 packets in fragments.
+#[map]
+static FRAGMENTS_V6: LruHashMap<FlowKeyV6, FragmentTrace<Address>> =
+    LruHashMap::pinned(MAX_TRACES, 0);
 
 /// NAT backends by IPv4 address and port.
 #[map]
@@ -136,9 +155,9 @@ static ROUTERS: HashMap<u32, RouterAddresses> = HashMap::pinned(MAX_INTERFACES, 
 #[map]
 static DIRECT_SEEN: Array<u32> = Array::pinned(1, 0);
 
-/// The programs of NAT mode.
+/// The programs that packets are handed to.
 #[map]
-pub static NAT_PROGRAMS: ProgramArray = ProgramArray::pinned(NAT_PROGRAM_COUNT, 0);
+pub static PROGRAMS: ProgramArray = ProgramArray::pinned(program::COUNT, 0);
 
 /// Interfaces that packets may be redirected to, by their own index.
 #[map]
@@ -263,7 +282,7 @@ impl Tables for Maps<'_> {
 
 macro_rules! family_tables {
     (
-        $family:ident, $services:ident, $flows:ident, $nat_backends:ident, $nat_forward:ident,
+        $family:ident, $services:ident, $flows:ident, $info:ident, $fragments:ident, $nat_backends:ident, $nat_forward:ident,
         $nat_reverse:ident, $ports:ident, $route:path
     ) => {
         impl FamilyTables<$family> for Maps<'_> {
@@ -296,6 +315,33 @@ macro_rules! family_tables {
             fn forget(&self, key: &<$family as Family>::FlowKey) {
                 // That there is none is what is wanted.
                 let _ = $flows.remove(key);
+            }
+
+            #[inline(always)]
+            fn with_info<R>(&self, then: impl FnOnce(&mut PacketInfo<$family>) -> R) -> Option<R> {
+                let place = $info.get_ptr_mut(0)?;
+                // SAFETY: the value is this CPU's own, XDP programs on one CPU
+                // do not interrupt each other, and it is either zero or what
+                // was written to it as such.
+                Some(then(unsafe { &mut *place }))
+            }
+
+            #[inline(always)]
+            fn fragment(
+                &self,
+                key: &<$family as Family>::FlowKey,
+            ) -> Option<FragmentTrace<<$family as Family>::Address>> {
+                // SAFETY: the value is copied at once, and written once.
+                unsafe { $fragments.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn trace_fragment(
+                &self,
+                key: &<$family as Family>::FlowKey,
+                trace: &FragmentTrace<<$family as Family>::Address>,
+            ) {
+                let _ = $fragments.insert(key, trace, u64::from(BPF_ANY));
             }
 
             #[inline(always)]
@@ -375,6 +421,8 @@ family_tables!(
     V4,
     SERVICES_V4,
     FLOWS_V4,
+    INFO_V4,
+    FRAGMENTS_V4,
     NAT_BACKENDS_V4,
     NAT_FORWARD_V4,
     NAT_REVERSE_V4,
@@ -385,6 +433,8 @@ family_tables!(
     V6,
     SERVICES_V6,
     FLOWS_V6,
+    INFO_V6,
+    FRAGMENTS_V6,
     NAT_BACKENDS_V6,
     NAT_FORWARD_V6,
     NAT_REVERSE_V6,

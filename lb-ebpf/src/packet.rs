@@ -11,6 +11,12 @@ pub trait Packet {
     /// Bytes that can be read.
     fn len(&self) -> usize;
 
+    /// Bytes of the whole packet. More than [`Self::len`] if a driver keeps it in
+    /// several buffers, as jumbo frames are: only the first can be read.
+    fn total_len(&self) -> usize {
+        self.len()
+    }
+
     /// Whether there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -18,40 +18,72 @@ use crate::verdict::{Verdict, drop};
 ///
 /// For an ICMP error this is the quoted flow, turned round so that `client`
 /// is the client: see [`icmp`].
+///
+/// In this order, because compilers write neighbouring bytes together, and the
+/// verifier wants that to be at an even place.
+#[repr(C)]
 pub struct PacketInfo<F: Family> {
     /// CIP, as it stands in the packet.
     pub client: F::Address,
     /// VIP, as it stands in the packet.
     pub vip: F::Address,
+    /// Destination of the Ethernet frame.
+    pub destination_mac: Mac,
+    /// Whether this is a fragment, and of which packet: see [`fragment`].
+    pub fragment: u64,
     /// The client's port, network byte order.
     pub client_port: u16,
     /// The service's port, network byte order.
     pub port: u16,
-    /// Destination of the Ethernet frame.
-    pub destination_mac: Mac,
     /// Bytes from the IP header to the end of the payload.
     pub ip_length: u16,
-    /// IP protocol number: [`TCP`] or [`UDP`].
-    pub protocol: u8,
-    /// DSCP and ECN: IPv4's type of service, IPv6's traffic class.
-    pub traffic_class: u8,
-    /// A router may fragment the packet: IPv4 without the don't-fragment flag.
-    pub may_fragment: bool,
-    /// A TCP segment with SYN and without ACK.
-    pub syn: bool,
-    /// An ICMP error.
-    pub is_icmp: bool,
-    /// The TCP flags of a packet that is no ICMP error.
-    pub tcp_flags: u8,
-    /// IPv4's time to live, IPv6's hop limit.
-    pub ttl: u8,
     /// Where TCP or UDP begins, or ICMP.
     pub layer4: u16,
     /// Where the ports are: in an ICMP error those of the quoted packet.
     pub ports_at: u16,
     /// Where the frame must not end yet: the first byte after the headers.
     pub headers_end: u16,
+    /// Of a later fragment, where its payload was in the packet's, bytes.
+    pub fragment_offset: u16,
+    /// Zero.
+    pub padding: u16,
+    /// A TCP segment with SYN and without ACK.
+    pub syn: bool,
+    /// An ICMP error.
+    pub is_icmp: bool,
+    /// The TCP flags of a packet that is no ICMP error.
+    pub tcp_flags: u8,
+    /// A router may fragment the packet: IPv4 without the don't-fragment flag.
+    pub may_fragment: bool,
+    /// IP protocol number: [`TCP`] or [`UDP`].
+    pub protocol: u8,
+    /// DSCP and ECN: IPv4's type of service, IPv6's traffic class.
+    pub traffic_class: u8,
+    /// IPv4's time to live, IPv6's hop limit.
+    pub ttl: u8,
 }
+
+/// Values of [`PacketInfo::fragment`].
+pub mod fragment {
+    /// A whole packet.
+    pub const NONE: u64 = 0;
+    /// The first fragment of a packet; the lower 32 bits identify it.
+    pub const FIRST: u64 = 1 << 32;
+    /// Another fragment of it; likewise.
+    pub const LATER: u64 = 1 << 33;
+}
+
+/// The early end of the first fragment of a packet, where it is not parsed like
+/// a whole packet: it is for [`crate::process_first`]. No other early end is
+/// this one.
+pub const FIRST_FRAGMENT: Verdict = Verdict::Host;
+
+/// The early end of another fragment: it is for [`crate::process_later`]. No
+/// interface has this index.
+pub const LATER_FRAGMENT: Verdict = Verdict::Redirect(0);
+
+/// Whether the first fragment of a packet is parsed like a whole packet.
+pub type Firsts = bool;
 
 /// TCP flags, RFC 9293, section 3.1.
 pub mod tcp_flags {
@@ -65,11 +97,33 @@ pub mod tcp_flags {
     pub const ACK: u8 = 0x10;
 }
 
+impl<F: Family> Default for PacketInfo<F> {
+    fn default() -> Self {
+        let envelope = Envelope {
+            client: F::Address::default(),
+            vip: F::Address::default(),
+            destination_mac: Mac::default(),
+            ip_length: 0,
+            traffic_class: 0,
+            ttl: 0,
+            may_fragment: false,
+            fragment: fragment::NONE,
+        };
+        without_ports(&envelope, 0, 0, 0)
+    }
+}
+
 impl<F: Family> PacketInfo<F> {
     /// Key of the flow in the flow tables.
     #[inline(always)]
     pub fn flow_key(&self) -> F::FlowKey {
         F::flow_key(&self.client, &self.vip, self.ports(), self.protocol)
+    }
+
+    /// Bytes from where layer 4 begins to the end of the packet.
+    #[inline(always)]
+    pub const fn layer4_length(&self) -> u16 {
+        (ETHERNET_LENGTH as u16 + self.ip_length).saturating_sub(self.layer4)
     }
 
     /// Both ports as the flow hash takes them.
@@ -99,11 +153,16 @@ impl<F: Family> PacketInfo<F> {
     #[inline(always)]
     pub fn check_lengths<P: Packet>(&self, packet: &P) -> Result<(), Verdict> {
         let end = ETHERNET_LENGTH + usize::from(self.ip_length);
-        if end > packet.len() {
+        // The call is for the few packets in several buffers.
+        if end > packet.len() && end > packet.total_len() {
             return drop(DropReason::Truncated);
         }
         if end < usize::from(self.headers_end) {
-            return drop(DropReason::Malformed);
+            return drop(if self.fragment == fragment::NONE {
+                DropReason::Malformed
+            } else {
+                DropReason::FragmentTiny
+            });
         }
         Ok(())
     }
@@ -198,6 +257,8 @@ pub struct Ipv4Header {
 impl Ipv4Header {
     /// "More fragments" and the fragment offset.
     const FRAGMENT: u16 = 0x3fff;
+    /// The fragment offset, in units of 8 bytes.
+    const FRAGMENT_OFFSET: u16 = 0x1fff;
     /// "Don't fragment".
     pub const DONT_FRAGMENT: u16 = 0x4000;
 
@@ -212,6 +273,12 @@ impl Ipv4Header {
     #[inline(always)]
     pub fn is_fragment(&self) -> bool {
         self.fragment.get() & Self::FRAGMENT != 0
+    }
+
+    /// Where the fragment's payload was in its packet's, bytes.
+    #[inline(always)]
+    pub fn fragment_offset(&self) -> u32 {
+        u32::from(self.fragment.get() & Self::FRAGMENT_OFFSET) * 8
     }
 }
 
@@ -255,6 +322,22 @@ pub struct Ports {
     pub destination: native_endian::U16,
 }
 
+/// The beginning of an IPv4 frame, for one check of its bounds.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct FrameV4 {
+    ethernet: EthernetHeader,
+    ip: Ipv4Header,
+}
+
+/// The beginning of an IPv6 frame.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct FrameV6 {
+    ethernet: EthernetHeader,
+    ip: Ipv6Header,
+}
+
 /// EtherType of the frame, as it stands; `None` if the frame is shorter than
 /// an Ethernet header.
 #[inline(always)]
@@ -268,22 +351,28 @@ pub fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
 /// [`Verdict::Pass`] for what can be for no service; a drop for fragments and
 /// unreadable ports of packets to a VIP.
 #[inline(always)]
-pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V4>, Verdict> {
-    #[repr(C)]
-    #[derive(Clone, Copy, FromBytes)]
-    struct Frame {
-        ethernet: EthernetHeader,
-        ip: Ipv4Header,
-    }
+pub fn ipv4<P: Packet, T: Tables>(
+    packet: &P,
+    firsts: Firsts,
+    tables: &T,
+) -> Result<PacketInfo<V4>, Verdict> {
     // Not `ok_or(..)?`: the layout of a Result makes the compiler split the
     // header at odd offsets.
-    let Some(Frame { ethernet, ip }) = packet.read::<Frame>(0) else {
+    let Some(FrameV4 { ethernet, ip }) = packet.read::<FrameV4>(0) else {
         return Err(Verdict::Pass);
     };
     let header_length = ip.length().ok_or(Verdict::Pass)?;
     let vip = ip.destination.get();
+    let mut fragment = fragment::NONE;
     if ip.is_fragment() {
-        return unreadable(tables, &Address::from_v4_word(vip), DropReason::Fragment);
+        let vip = Address::from_v4_word(vip);
+        if ip.fragment_offset() != 0 || ip.protocol == icmp::PROTOCOL_V4 {
+            return of_fragment(tables, &vip, LATER_FRAGMENT);
+        }
+        if !firsts {
+            return of_fragment(tables, &vip, FIRST_FRAGMENT);
+        }
+        fragment = fragment::FIRST | u64::from(ip.identification.get());
     }
     let envelope = Envelope::<V4> {
         client: ip.source.get(),
@@ -293,6 +382,7 @@ pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         traffic_class: ip.tos,
         ttl: ip.ttl,
         may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+        fragment,
     };
     // The usual length apart: a constant offset is cheaper.
     const PLAIN: usize = ETHERNET_LENGTH + 20;
@@ -314,20 +404,18 @@ pub fn ipv4<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
 /// # Errors
 /// As for [`ipv4`].
 #[inline(always)]
-pub fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V6>, Verdict> {
-    #[repr(C)]
-    #[derive(Clone, Copy, FromBytes)]
-    struct Frame {
-        ethernet: EthernetHeader,
-        ip: Ipv6Header,
-    }
-    let Some(Frame { ethernet, ip }) = packet.read::<Frame>(0) else {
+pub fn ipv6<P: Packet, T: Tables>(
+    packet: &P,
+    firsts: Firsts,
+    tables: &T,
+) -> Result<PacketInfo<V6>, Verdict> {
+    let Some(FrameV6 { ethernet, ip }) = packet.read::<FrameV6>(0) else {
         return Err(Verdict::Pass);
     };
     if ip.version_class_label.get() >> 28 != 6 {
         return Err(Verdict::Pass);
     }
-    let envelope = Envelope::<V6> {
+    let mut envelope = Envelope::<V6> {
         client: words(&ip.source),
         vip: words(&ip.destination),
         destination_mac: ethernet.destination(),
@@ -336,21 +424,26 @@ pub fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         traffic_class: (ip.version_class_label.get() >> 20) as u8,
         ttl: ip.hop_limit,
         may_fragment: false,
+        fragment: fragment::NONE,
     };
     const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
     let parsed = match ip.next_header {
         protocol @ (TCP | UDP) => transport(packet, &envelope, PLAIN, protocol),
         next_header => match extension_headers(packet, next_header, PLAIN) {
-            Extensions::End(protocol @ (TCP | UDP), offset) => {
+            Extensions::End(_, _, fragment) if fragment != fragment::NONE && !firsts => {
+                return of_fragment(tables, &envelope.vip, FIRST_FRAGMENT);
+            }
+            Extensions::End(protocol @ (TCP | UDP), offset, fragment) => {
+                envelope.fragment = fragment;
                 transport(packet, &envelope, offset, protocol)
             }
-            Extensions::End(icmp::PROTOCOL_V6, offset) => {
+            Extensions::End(icmp::PROTOCOL_V6, offset, fragment::NONE) => {
                 return icmp::ipv6(packet, &envelope, offset);
             }
-            Extensions::End(..) | Extensions::NotFinal => return Err(Verdict::Pass),
-            Extensions::Fragment => {
-                return unreadable(tables, &envelope.vip, DropReason::Fragment);
+            Extensions::End(icmp::PROTOCOL_V6, ..) | Extensions::Later => {
+                return of_fragment(tables, &envelope.vip, LATER_FRAGMENT);
             }
+            Extensions::End(..) | Extensions::NotFinal => return Err(Verdict::Pass),
             Extensions::TooMany => {
                 return unreadable(tables, &envelope.vip, DropReason::Malformed);
             }
@@ -362,6 +455,102 @@ pub fn ipv6<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<PacketInfo<V
         Ok,
     )
 }
+
+/// Parses an IPv4 packet that ended early as a [`LATER_FRAGMENT`].
+///
+/// # Errors
+/// [`Verdict::Pass`] if it is none.
+#[inline(always)]
+pub fn later_ipv4<P: Packet>(packet: &P) -> Result<PacketInfo<V4>, Verdict> {
+    let Some(FrameV4 { ethernet, ip }) = packet.read::<FrameV4>(0) else {
+        return Err(Verdict::Pass);
+    };
+    let header_length = ip.length().ok_or(Verdict::Pass)?;
+    let envelope = Envelope {
+        client: ip.source.get(),
+        vip: ip.destination.get(),
+        destination_mac: ethernet.destination(),
+        ip_length: ip.total_length.get(),
+        traffic_class: ip.tos,
+        ttl: ip.ttl,
+        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+        fragment: fragment::LATER | u64::from(ip.identification.get()),
+    };
+    let payload = ETHERNET_LENGTH + header_length;
+    let offset = ip.fragment_offset() as u16;
+    Ok(without_ports(&envelope, ip.protocol, payload, offset))
+}
+
+/// The same for IPv6.
+///
+/// # Errors
+/// As for [`later_ipv4`].
+#[inline(always)]
+pub fn later_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
+    let Some(FrameV6 { ethernet, ip }) = packet.read::<FrameV6>(0) else {
+        return Err(Verdict::Pass);
+    };
+    // What comes before the fragment header is for every hop, RFC 8200.
+    let mut next_header = ip.next_header;
+    let mut offset = ETHERNET_LENGTH + IPV6_LENGTH;
+    for _ in 0..MAX_EXTENSIONS {
+        let start: ExtensionStart = packet.read(offset).ok_or(Verdict::Pass)?;
+        if next_header == FRAGMENT {
+            let id: u32 = packet.read(offset + 4).ok_or(Verdict::Pass)?;
+            let envelope = Envelope {
+                client: words(&ip.source),
+                vip: words(&ip.destination),
+                destination_mac: ethernet.destination(),
+                ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
+                traffic_class: (ip.version_class_label.get() >> 20) as u8,
+                ttl: ip.hop_limit,
+                may_fragment: false,
+                fragment: fragment::LATER | u64::from(id),
+            };
+            let at = start.fragment_offset() as u16;
+            return Ok(without_ports(&envelope, start.next_header, offset + 8, at));
+        }
+        if !matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION) {
+            break;
+        }
+        next_header = start.next_header;
+        offset += (usize::from(start.length) + 1) * 8;
+    }
+    Err(Verdict::Pass)
+}
+
+#[inline(always)]
+fn without_ports<F: Family>(
+    envelope: &Envelope<F>,
+    protocol: u8,
+    payload: usize,
+    offset: u16,
+) -> PacketInfo<F> {
+    PacketInfo {
+        client: envelope.client,
+        vip: envelope.vip,
+        client_port: 0,
+        port: 0,
+        destination_mac: envelope.destination_mac,
+        ip_length: envelope.ip_length,
+        protocol,
+        traffic_class: envelope.traffic_class,
+        may_fragment: envelope.may_fragment,
+        syn: false,
+        is_icmp: false,
+        tcp_flags: 0,
+        ttl: envelope.ttl,
+        fragment: envelope.fragment,
+        layer4: payload as u16,
+        ports_at: payload as u16,
+        fragment_offset: offset,
+        padding: 0,
+        headers_end: payload as u16,
+    }
+}
+
+/// Extension headers that are followed.
+const MAX_EXTENSIONS: usize = 6;
 
 /// What Ethernet and IP headers say.
 pub struct Envelope<F: Family> {
@@ -379,6 +568,8 @@ pub struct Envelope<F: Family> {
     pub ttl: u8,
     /// See [`PacketInfo::may_fragment`].
     pub may_fragment: bool,
+    /// See [`PacketInfo::fragment`].
+    pub fragment: u64,
 }
 
 /// An IPv6 address out of its header.
@@ -423,11 +614,26 @@ fn transport<F: Family, P: Packet>(
         syn: flags & (SYN | ACK) == SYN,
         is_icmp: false,
         tcp_flags: flags,
+        fragment: envelope.fragment,
         ttl: envelope.ttl,
         layer4: offset as u16,
         ports_at: offset as u16,
+        fragment_offset: 0,
+        padding: 0,
         headers_end: (offset + header_length) as u16,
     })
+}
+
+/// The end of a fragment. Which packet it is of is looked up only if that could
+/// be one of ours.
+#[inline(always)]
+fn of_fragment<O, T: Tables>(tables: &T, vip: &Address, end: Verdict) -> Result<O, Verdict> {
+    let has_nat = || tables.settings().is_some_and(|s| s.nat_backends != 0);
+    if tables.is_vip(vip) || has_nat() {
+        Err(end)
+    } else {
+        Err(Verdict::Pass)
+    }
 }
 
 /// The end of a packet whose ports cannot be known: only the VIP decides.
@@ -440,12 +646,42 @@ fn unreadable<O, T: Tables>(tables: &T, vip: &Address, reason: DropReason) -> Re
     }
 }
 
+/// Numbers of extension headers, RFC 8200 section 4.
+pub const HOP_BY_HOP: u8 = 0;
+/// Routing header.
+pub const ROUTING: u8 = 43;
+/// Fragment header.
+pub const FRAGMENT: u8 = 44;
+/// Destination options header.
+pub const DESTINATION: u8 = 60;
+
+/// The first four bytes of an IPv6 extension header.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+pub struct ExtensionStart {
+    /// Protocol of what follows.
+    pub next_header: u8,
+    /// Units of 8 bytes after the first 8; not in a fragment header.
+    pub length: u8,
+    /// Of a routing header: type and segments left. Of a fragment header:
+    /// offset and the flag for more.
+    pub specific: [u8; 2],
+}
+
+impl ExtensionStart {
+    /// Of a fragment header, where its payload was in the packet's, bytes.
+    #[inline(always)]
+    pub fn fragment_offset(&self) -> u32 {
+        u32::from(u16::from_be_bytes(self.specific) & 0xfff8)
+    }
+}
+
 /// Where a chain of IPv6 extension headers leads.
 enum Extensions {
-    /// To this protocol at this offset.
-    End(u8, usize),
-    /// To a fragment of a larger packet.
-    Fragment,
+    /// To this protocol at this offset; and see [`PacketInfo::fragment`].
+    End(u8, usize, u64),
+    /// To a fragment that is not the first.
+    Later,
     /// This host is a waypoint of a routing header, not the destination.
     NotFinal,
     /// Past the end of the frame.
@@ -454,41 +690,33 @@ enum Extensions {
     TooMany,
 }
 
-/// Follows extension headers from `offset`, RFC 8200 section 4, at most six.
+/// Follows extension headers from `offset`, RFC 8200 section 4, at most
+/// [`MAX_EXTENSIONS`].
 #[inline(always)]
 fn extension_headers<P: Packet>(packet: &P, first: u8, offset: usize) -> Extensions {
-    const MAX: usize = 6;
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const DESTINATION: u8 = 60;
-    /// The first four bytes of an extension header.
-    #[repr(C)]
-    #[derive(Clone, Copy, FromBytes)]
-    struct Start {
-        next_header: u8,
-        length: u8,
-        /// Of a routing header: type and segments left. Of a fragment header:
-        /// offset and the flag for more.
-        specific: [u8; 2],
-    }
-
     let mut next_header = first;
     let mut offset = offset;
-    for _ in 0..MAX {
+    let mut fragment = fragment::NONE;
+    for _ in 0..MAX_EXTENSIONS {
         if !matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
-            return Extensions::End(next_header, offset);
+            return Extensions::End(next_header, offset, fragment);
         }
-        let Some(start) = packet.read::<Start>(offset) else {
+        let Some(start) = packet.read::<ExtensionStart>(offset) else {
             return Extensions::Truncated;
         };
         // A fragment header has a reserved byte where others have a length.
         let mut units = usize::from(start.length) + 1;
         if next_header == FRAGMENT {
             units = 1;
-            // Offset 0 and no more to come: an atomic fragment, RFC 6946.
-            if u16::from_be_bytes(start.specific) & 0xfff9 != 0 {
-                return Extensions::Fragment;
+            if start.fragment_offset() != 0 {
+                return Extensions::Later;
+            }
+            // With no more to come it is an atomic fragment, RFC 6946.
+            if start.specific[1] & 1 != 0 {
+                let Some(id) = packet.read::<u32>(offset + 4) else {
+                    return Extensions::Truncated;
+                };
+                fragment = fragment::FIRST | u64::from(id);
             }
         } else if next_header == ROUTING && start.specific[1] != 0 {
             return Extensions::NotFinal;

@@ -4,12 +4,14 @@ use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
 use lb_common::flow::FlowValue;
+use lb_common::fragment::FragmentTrace;
 use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::Slot;
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
 
 use crate::family::Family;
+use crate::parse::PacketInfo;
 
 /// What the stages look up and record. In the kernel these are BPF maps.
 pub trait Tables {
@@ -69,6 +71,17 @@ pub trait FamilyTables<F: Family> {
     fn record(&self, key: &F::FlowKey, value: &FlowValue);
     /// Forgets a flow, if it is recorded.
     fn forget(&self, key: &F::FlowKey);
+
+    /// Calls `then` with a place in a map for what is known of a packet. What
+    /// comes from there the verifier knows nothing of: so it has one way to
+    /// follow after the parser, not one for each way through it. `None` if
+    /// there is no such place, which does not happen.
+    fn with_info<R>(&self, then: impl FnOnce(&mut PacketInfo<F>) -> R) -> Option<R>;
+
+    /// What the first fragment of a packet has left.
+    fn fragment(&self, key: &F::FlowKey) -> Option<FragmentTrace<F::Address>>;
+    /// Leaves it. Failure is not told: the other fragments are dropped.
+    fn trace_fragment(&self, key: &F::FlowKey, trace: &FragmentTrace<F::Address>);
 
     /// The NAT backend with exactly this key.
     fn nat_backend(&self, key: &F::ServiceKey) -> Option<NatBackend>;

@@ -12,7 +12,7 @@ use crate::checksum::{Sum, sum_bytes, update};
 use crate::family::Family;
 use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{ETHERNET_LENGTH, PacketInfo, Ports};
+use crate::parse::{ETHERNET_LENGTH, PacketInfo, Ports, fragment};
 
 /// The endpoints that a packet is to have: as it was sent in place of
 /// `client`, and as it is to arrive in place of `vip`, in the words of
@@ -86,7 +86,10 @@ pub fn translate<F: Family, P: Packet>(
         }
         return Some(());
     }
-    layer4(packet, info, to, addresses, sender)?;
+    // Later fragments have none of it.
+    if info.fragment & fragment::LATER == 0 {
+        layer4(packet, info, to, addresses, sender)?;
+    }
     rewrite_ip::<F, P>(packet, Some(&to.source), &to.destination, sender)?;
     Some(())
 }
@@ -171,7 +174,8 @@ fn finish<F: Family, P: Packet>(packet: &P, info: &PacketInfo<F>, at: usize, che
     let pseudo = F::add(F::add(Sum::new(), &info.client), &info.vip)
         .add_u16((length as u16).to_be())
         .add_u16(u16::from(info.protocol).to_be());
-    if pseudo.fold() != checksum {
+    // Senders leave nothing to be filled in of a packet in fragments.
+    if pseudo.fold() != checksum || info.fragment != fragment::NONE {
         return FINISHED;
     }
     let Some(sum) = sum_bytes(packet, at, length) else {

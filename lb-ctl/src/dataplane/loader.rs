@@ -15,7 +15,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::settings::Settings;
-use lb_common::{ABI_VERSION, limits, nat};
+use lb_common::{ABI_VERSION, limits, program};
 use nix::sys::statfs::statfs;
 use tracing::{info, warn};
 
@@ -178,7 +178,7 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
     let settings = settings.map_err(|e| other("reading the settings", &e))?;
     require_abi(&map_directory, &settings)?;
     // Before the program that calls them.
-    let _nat_programs = load_nat(&mut object)?;
+    let _programs = load_called(&mut object)?;
     let program = load_program(&mut object, PROGRAM)?;
 
     let mut attachments = Vec::new();
@@ -217,13 +217,21 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Loa
     Ok(program)
 }
 
-/// Loads the programs of NAT mode and puts them where the director's finds
+/// Loads the programs that packets are handed to and puts them where the director's finds
 /// them. Returns the map that holds them, which must stay open while programs
 /// are loaded; it is pinned, so it holds them afterwards as well.
-fn load_nat(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
-    let mut programs =
-        maps::nat_programs(object).map_err(|e| other("reading the BPF object", &e))?;
-    for (index, name) in [(nat::PROGRAM_V4, "nat_v4"), (nat::PROGRAM_V6, "nat_v6")] {
+fn load_called(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
+    let mut programs = maps::programs(object).map_err(|e| other("reading the BPF object", &e))?;
+    for (index, name) in [
+        (program::NAT_V4, "nat_v4"),
+        (program::NAT_V6, "nat_v6"),
+        (program::FIRST_V4, "first_v4"),
+        (program::FIRST_V6, "first_v6"),
+        (program::NAT_FIRST_V4, "nat_first_v4"),
+        (program::NAT_FIRST_V6, "nat_first_v6"),
+        (program::LATER_V4, "later_v4"),
+        (program::LATER_V6, "later_v6"),
+    ] {
         let program = load_program(object, name)?;
         let fd = program.fd().map_err(|e| other("loading the program", &e))?;
         programs

@@ -129,12 +129,12 @@ pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows, NatMaps)> {
     Ok((maps, flows, nat))
 }
 
-/// Takes the map of NAT programs out of a loaded object.
+/// Takes the map of programs that packets are handed to out of a loaded object.
 ///
 /// # Errors
 /// As for [`take`].
-pub fn nat_programs(object: &mut Ebpf) -> anyhow::Result<ProgramArray<MapData>> {
-    take_one(object, "NAT_PROGRAMS")
+pub fn programs(object: &mut Ebpf) -> anyhow::Result<ProgramArray<MapData>> {
+    take_one(object, "PROGRAMS")
 }
 
 /// What to call maps of the given sizes, for the loader.

@@ -84,7 +84,8 @@ fn inner<P: Packet>(packet: &P, outer: &Outer) -> Result<Inner, DropReason> {
     if let Some(reason) = outer.trouble {
         return Err(reason);
     }
-    if outer.end > packet.len() {
+    // The call is for the few packets in several buffers.
+    if outer.end > packet.len() && outer.end > packet.total_len() {
         return Err(DropReason::Truncated);
     }
     if outer.end < outer.payload {

@@ -55,7 +55,7 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 
 /// What arrives.
-#[xdp]
+#[xdp(frags)]
 pub fn lb_decapsulate(context: XdpContext) -> u32 {
     match decapsulate::receive(&mut XdpPacket(&context), &Maps) {
         Verdict::Pass => xdp_action::XDP_PASS,

@@ -70,7 +70,7 @@ static EXPECTED_DESTINATION: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static EXPECTED_PROTOCOL: Global<u32> = Global::new(0);
 
-#[xdp]
+#[xdp(frags)]
 pub fn generator(context: XdpContext) -> u32 {
     match generate(&context) {
         Some(()) => {
@@ -83,17 +83,17 @@ pub fn generator(context: XdpContext) -> u32 {
     }
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn floor_empty(_: XdpContext) -> u32 {
     XDP_TX
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn floor_drop(_: XdpContext) -> u32 {
     XDP_DROP
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn floor_mac_swap(context: XdpContext) -> u32 {
     match mac_swap(&context) {
         Some(()) => XDP_TX,
@@ -101,7 +101,7 @@ pub fn floor_mac_swap(context: XdpContext) -> u32 {
     }
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn floor_encapsulate(context: XdpContext) -> u32 {
     match encapsulate(&context) {
         Some(()) => XDP_TX,
@@ -109,7 +109,7 @@ pub fn floor_encapsulate(context: XdpContext) -> u32 {
     }
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn sink(context: XdpContext) -> u32 {
     let index = if is_expected(&context) == Some(true) {
         0

@@ -22,47 +22,100 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use kernel_packet::XdpPacket;
-use lb_common::nat;
+use lb_common::program as programs;
 use lb_ebpf::family::{V4, V6};
 use lb_ebpf::parse::{ETHERTYPE_IPV4, ethertype};
 use lb_ebpf::tables::Tables;
 use lb_ebpf::verdict::{DropReason, Verdict};
-use lb_ebpf::{enter, process_nat};
-use maps::{INTERFACES, Maps, NAT_PROGRAMS};
+use lb_ebpf::{Next, enter, process_first, process_later, process_nat};
+use maps::{INTERFACES, Maps, PROGRAMS};
 
 /// Entry point, once a packet.
-#[xdp]
+#[xdp(frags)]
 pub fn director(context: XdpContext) -> u32 {
     let packet = &mut XdpPacket(&context);
-    match enter(packet, &Maps(&context)) {
-        Some(verdict) => act(&context, verdict),
-        None => {
-            let program = if ethertype(packet) == Some(ETHERTYPE_IPV4) {
-                nat::PROGRAM_V4
-            } else {
-                nat::PROGRAM_V6
-            };
-            // SAFETY: the map holds programs of this type only. A call that
-            // succeeds does not return.
-            let _ = unsafe { NAT_PROGRAMS.tail_call(&context, program) };
-            Maps(&context).count_drop(DropReason::ProgramMissing);
-            xdp_action::XDP_DROP
-        }
-    }
+    let next = match enter(packet, &Maps(&context)) {
+        Ok(verdict) => return act(&context, verdict),
+        Err(next) => next,
+    };
+    let program = match (next, ethertype(packet) == Some(ETHERTYPE_IPV4)) {
+        (Next::Nat, true) => programs::NAT_V4,
+        (Next::Nat, false) => programs::NAT_V6,
+        (Next::First, true) => programs::FIRST_V4,
+        (Next::First, false) => programs::FIRST_V6,
+        (Next::Later, true) => programs::LATER_V4,
+        (Next::Later, false) => programs::LATER_V6,
+    };
+    hand_over(&context, program)
 }
 
 /// NAT mode, IPv4.
-#[xdp]
+#[xdp(frags)]
 pub fn nat_v4(context: XdpContext) -> u32 {
-    let verdict = process_nat::<V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    let verdict = process_nat::<false, V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
     act(&context, verdict)
 }
 
 /// NAT mode, IPv6.
-#[xdp]
+#[xdp(frags)]
 pub fn nat_v6(context: XdpContext) -> u32 {
-    let verdict = process_nat::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    let verdict = process_nat::<false, V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
     act(&context, verdict)
+}
+
+/// NAT mode, first fragments, IPv4.
+#[xdp(frags)]
+pub fn nat_first_v4(context: XdpContext) -> u32 {
+    let verdict = process_nat::<true, V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    act(&context, verdict)
+}
+
+/// NAT mode, first fragments, IPv6.
+#[xdp(frags)]
+pub fn nat_first_v6(context: XdpContext) -> u32 {
+    let verdict = process_nat::<true, V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    act(&context, verdict)
+}
+
+/// First fragments, IPv4.
+#[xdp(frags)]
+pub fn first_v4(context: XdpContext) -> u32 {
+    match process_first::<V4, _, _>(&mut XdpPacket(&context), &Maps(&context)) {
+        Ok(verdict) => act(&context, verdict),
+        Err(_) => hand_over(&context, programs::NAT_FIRST_V4),
+    }
+}
+
+/// First fragments, IPv6.
+#[xdp(frags)]
+pub fn first_v6(context: XdpContext) -> u32 {
+    match process_first::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context)) {
+        Ok(verdict) => act(&context, verdict),
+        Err(_) => hand_over(&context, programs::NAT_FIRST_V6),
+    }
+}
+
+/// Later fragments, IPv4.
+#[xdp(frags)]
+pub fn later_v4(context: XdpContext) -> u32 {
+    let verdict = process_later::<V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    act(&context, verdict)
+}
+
+/// Later fragments, IPv6.
+#[xdp(frags)]
+pub fn later_v6(context: XdpContext) -> u32 {
+    let verdict = process_later::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    act(&context, verdict)
+}
+
+#[inline(always)]
+fn hand_over(context: &XdpContext, program: u32) -> u32 {
+    // SAFETY: the map holds programs of this type only. A call that succeeds
+    // does not return.
+    let _ = unsafe { PROGRAMS.tail_call(context, program) };
+    Maps(context).count_drop(DropReason::ProgramMissing);
+    xdp_action::XDP_DROP
 }
 
 #[inline(always)]

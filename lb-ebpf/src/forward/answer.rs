@@ -234,7 +234,7 @@ fn make_room<P: Packet>(
 ) -> Option<(EthernetHeader, usize)> {
     let received = packet.read::<EthernetHeader>(0)?;
     let quoted = usize::from(ip_length).min(QUOTED);
-    let excess = packet.len().checked_sub(ETHERNET_LENGTH + quoted)?;
+    let excess = packet.total_len().checked_sub(ETHERNET_LENGTH + quoted)?;
     packet.adjust_tail(-(excess as i32))?;
     packet.adjust_head(-((headers - ETHERNET_LENGTH) as i32))?;
     Some((received.turned_round(), quoted))

@@ -4,7 +4,7 @@ pub mod answer;
 pub mod dr;
 pub mod tun;
 
-use lb_common::backend::mode;
+use lb_common::backend::{Backend, mode};
 use lb_common::counters::DropReason;
 
 use crate::family::Family;
@@ -39,9 +39,41 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
         }
         _ => return drop(DropReason::UnsupportedMode),
     }
+    Ok(leaves(packet, backend))
+}
+
+/// Rewrites a fragment that is not the first. Nobody is told of one that does
+/// not fit: of the first they were.
+///
+/// # Errors
+/// A drop if it cannot be rewritten.
+#[inline(always)]
+pub fn forward_later<F: Family, P: Packet>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+) -> Result<Verdict, Verdict> {
+    let backend = chosen.backend;
+    match backend.mode {
+        mode::DR => dr::rewrite(packet, backend)?,
+        mode::TUN if info.ip_length > tun::inner_mtu(backend) => {
+            return drop(if info.may_fragment {
+                DropReason::NeedsFragmenting
+            } else {
+                DropReason::TooBigUntold
+            });
+        }
+        mode::TUN => tun::wrap(packet, info, chosen)?,
+        _ => return drop(DropReason::UnsupportedMode),
+    }
+    Ok(leaves(packet, backend))
+}
+
+#[inline(always)]
+fn leaves<P: Packet>(packet: &P, backend: &Backend) -> Verdict {
     if backend.interface == packet.interface() {
-        Ok(Verdict::Transmit)
+        Verdict::Transmit
     } else {
-        Ok(Verdict::Redirect(backend.interface))
+        Verdict::Redirect(backend.interface)
     }
 }

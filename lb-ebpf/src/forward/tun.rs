@@ -6,6 +6,7 @@
 //! as a router would, see [`super::answer`].
 
 use lb_common::Address;
+use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -58,23 +59,41 @@ pub fn encapsulate<F: Family, P: Packet, T: Tables>(
     chosen: &Chosen<'_>,
     tables: &T,
 ) -> Result<Option<Verdict>, Verdict> {
-    let outer_is_v4 = chosen.backend.address.is_v4();
-    let overhead = if outer_is_v4 {
+    let mtu = inner_mtu(chosen.backend);
+    if info.ip_length > mtu {
+        return super::answer::too_big(packet, info, &info.vip, mtu, tables).map(Some);
+    }
+    wrap(packet, info, chosen).map(|()| None)
+}
+
+/// The largest packet in bytes that fits into one to the backend.
+#[inline(always)]
+pub const fn inner_mtu(backend: &Backend) -> u16 {
+    let overhead = if backend.address.is_v4() {
         OVERHEAD_V4
     } else {
         OVERHEAD_V6
     };
-    let mtu = chosen.backend.mtu.saturating_sub(overhead);
-    if info.ip_length > mtu {
-        return super::answer::too_big(packet, info, &info.vip, mtu, tables).map(Some);
-    }
-    let written = if outer_is_v4 {
+    backend.mtu.saturating_sub(overhead)
+}
+
+/// Puts a packet that fits into one from the director to the backend.
+///
+/// # Errors
+/// A drop if there is no room in front of it.
+#[inline(always)]
+pub fn wrap<F: Family, P: Packet>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+) -> Result<(), Verdict> {
+    let written = if chosen.backend.address.is_v4() {
         in_ipv4(packet, info, chosen)
     } else {
         in_ipv6(packet, info, chosen)
     };
     match written {
-        Some(()) => Ok(None),
+        Some(()) => Ok(()),
         None => drop(DropReason::NoHeadroom),
     }
 }

@@ -21,16 +21,18 @@ pub mod track;
 
 use core::hint::black_box;
 
+use lb_common::counters::DropReason;
 use lb_common::nat::PoolPort;
 use lb_common::service::flags;
 
 use crate::family::Family;
+use crate::fragment::trace;
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::parse::{PacketInfo, fragment};
 use crate::service;
 use crate::tables::{FamilyTables, Tables};
 use crate::translate::Endpoints;
-use crate::verdict::{Packed, Verdict};
+use crate::verdict::{Packed, Verdict, drop};
 use send::Way;
 
 /// What a packet is to become.
@@ -50,22 +52,33 @@ pub struct Job<F: Family> {
 }
 
 /// Translates a packet and sends it on, if it is one for a service in NAT mode
-/// or an answer to one.
+/// or an answer to one. `FIRSTS` is for first fragments: apart, because with
+/// both in one the verifier would have each way to follow twice.
 ///
 /// # Errors
 /// [`Verdict::Pass`] if it is neither; a drop, or the ICMP error that the
 /// packet has become.
 #[inline(always)]
-pub fn process<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+pub fn process<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &mut P,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    // By reference: a copy would take its place on the stack as well.
-    let parsed = parse(packet, tables);
-    let info = match &parsed {
-        Ok(info) => info,
-        Err(early) => return Err(*early),
-    };
+    let end = tables.with_info(|info| {
+        parse::<FIRSTS, F, P, T>(packet, info, tables).unpack()?;
+        run::<FIRSTS, F, P, T>(packet, info, tables)
+    });
+    match end {
+        Some(end) => end,
+        None => drop(DropReason::ProgramMissing),
+    }
+}
+
+#[inline(always)]
+fn run<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
     let mut job = Job {
         to: Endpoints::of(info),
         way: Way::HOST,
@@ -95,23 +108,39 @@ pub fn process<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     let sent = send::send(packet, info, &job, tables);
     if !sent.is_early() {
         count(info, &job, tables);
+        if FIRSTS {
+            trace(info, job.backend, 0, Some(&job), tables);
+        }
     }
     sent.unpack()
 }
 
-/// [`Family::parse`], with a place of its own on the stack.
+/// [`Family::parse`] with a place of its own on the stack, to `info`; of whole
+/// packets, or with `FIRSTS` of first fragments.
 #[inline(never)]
-fn parse<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+pub fn parse<const FIRSTS: bool, F: Family, P: Packet, T: Tables>(
     packet: &P,
+    info: &mut PacketInfo<F>,
     tables: &T,
-) -> Result<PacketInfo<F>, Verdict> {
+) -> Packed {
     // Compilers would pass start and end of the packet in its place, as
     // numbers, which the verifier no longer takes for what they are.
-    F::parse(black_box(packet), tables)
+    match F::parse(black_box(packet), FIRSTS, tables) {
+        // Another program's, which has not handed it over.
+        Ok(parsed) if FIRSTS && parsed.fragment == fragment::NONE => {
+            Packed::new(Err(Verdict::Pass))
+        }
+        Ok(parsed) => {
+            *info = parsed;
+            GO_ON
+        }
+        Err(early) => Packed::new(Err(early)),
+    }
 }
 
+/// Adds a packet that was sent to the counters of its backend.
 #[inline(always)]
-fn count<F: Family, T: Tables>(info: &PacketInfo<F>, job: &Job<F>, tables: &T) {
+pub fn count<F: Family, T: Tables>(info: &PacketInfo<F>, job: &Job<F>, tables: &T) {
     if job.is_reply {
         tables.count_reply(job.backend, info.ip_length);
     } else {

@@ -131,6 +131,39 @@ pub fn send<F: Family, P: Packet, T: Tables>(
     if info.ttl <= 1 || way.kind != Way::SEND {
         return refuse(packet, info, way, tables);
     }
+    emit(packet, info, to, way, tables)
+}
+
+/// The same for a fragment that is not the first. Nobody is told of one that
+/// cannot be sent (RFC 1122, section 3.2.2): of the first they were.
+#[inline(always)]
+pub fn send_later<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    job: &Job<F>,
+    tables: &T,
+) -> Packed {
+    let Job { to, way, .. } = job;
+    let reason = if info.ttl <= 1 {
+        DropReason::TtlExceededUntold
+    } else if way.kind == Way::TOO_BIG {
+        DropReason::TooBigUntold
+    } else if way.kind == Way::DROP {
+        way.reason
+    } else {
+        return emit(packet, info, to, way, tables);
+    };
+    Packed::new(Err(Verdict::Drop(reason)))
+}
+
+#[inline(always)]
+fn emit<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    to: &Endpoints<F>,
+    way: &Way,
+    tables: &T,
+) -> Packed {
     let is_generic = tables.settings().is_some_and(|s| s.generic != 0);
     let sender = if way.interface == 0 {
         Sender::Kernel

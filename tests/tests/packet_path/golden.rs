@@ -159,12 +159,12 @@ pub fn v4() -> Vec<Case> {
         (
             "first fragment",
             web().fragment(0, true).build(),
-            Drops(DropReason::Fragment),
+            Reaches(1),
         ),
         (
-            "later fragment",
+            "later fragment of the same packet",
             web().fragment(185, false).build(),
-            Drops(DropReason::Fragment),
+            Reaches(1),
         ),
         (
             "fragment not for a VIP",
@@ -254,11 +254,16 @@ pub fn v6() -> Vec<Case> {
         (
             "first fragment",
             with(FRAGMENT, &[0, 0, 0, 1, 0, 0, 0, 0]),
-            Drops(DropReason::Fragment),
+            Reaches(1),
         ),
         (
-            "later fragment",
+            "later fragment of the same packet",
             with(FRAGMENT, &[0, 0, 5, 0, 0, 0, 0, 0]),
+            Reaches(1),
+        ),
+        (
+            "later fragment of another",
+            with(FRAGMENT, &[0, 0, 5, 0, 0, 0, 0, 1]),
             Drops(DropReason::Fragment),
         ),
         (

@@ -2,6 +2,7 @@
 //! BPF_PROG_TEST_RUN, and the same source on the host.
 
 mod differential;
+mod fragments;
 mod golden;
 mod nat;
 mod packet;

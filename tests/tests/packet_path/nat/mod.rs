@@ -13,12 +13,13 @@ use lb_ebpf::verdict::Verdict;
 
 use super::packet::{CLIENT_PORT, Packet, client, tcp, udp};
 use super::world::{Outcome, Vip, World, backend_address};
-use read::{Read, read};
+use read::Read;
+pub use read::read;
 
 /// Port of the service in TCP, and what it is on the backend.
 const WEB: (u16, u16) = (80, 8080);
 /// The same in UDP.
-const DNS: (u16, u16) = (53, 5353);
+pub const DNS: (u16, u16) = (53, 5353);
 
 /// Packets for the other suites: none of them has an expectation of its own.
 pub fn frames() -> Vec<Vec<u8>> {
@@ -64,7 +65,7 @@ fn reply(version: u8, n: u8, port: u16) -> Packet {
 }
 
 /// Runs a frame through both; they must agree.
-fn run(world: &World, frame: &[u8]) -> Outcome {
+pub fn run(world: &World, frame: &[u8]) -> Outcome {
     let outcome = world.in_kernel(frame);
     assert_eq!(outcome, world.on_host(frame), "{frame:02x?}");
     outcome

@@ -1,0 +1,203 @@
+//! Fragments.
+//!
+//! The first one has the ports, goes the way of a whole packet, and leaves a
+//! trace ([`trace`]). The others follow it, also when another CPU receives
+//! them. None is held back: one that comes before its first is dropped.
+//!
+//! In the kernel these are programs of their own, like [`crate::nat`].
+
+use core::hint::black_box;
+
+use lb_common::backend::{mode, state};
+use lb_common::counters::DropReason;
+use lb_common::flow::is_idle;
+use lb_common::fragment::{FragmentTrace, LIFETIME};
+use lb_common::nat::PoolPort;
+use lb_common::service::{ServiceValue, flags};
+
+use crate::family::Family;
+use crate::forward;
+use crate::nat::send;
+use crate::nat::{self, Job, count};
+use crate::packet::Packet;
+use crate::parse::PacketInfo;
+use crate::schedule::{Chosen, schedule};
+use crate::service;
+use crate::tables::{FamilyTables, Tables};
+use crate::translate::Endpoints;
+use crate::verdict::{Packed, Verdict, drop};
+
+/// Leaves a trace of a first fragment that goes to or comes from a backend,
+/// for the others of its packet.
+#[inline(never)]
+pub fn trace<F: Family, T: Tables + FamilyTables<F>>(
+    info: &PacketInfo<F>,
+    backend: u32,
+    hash: u32,
+    translated: Option<&Job<F>>,
+    tables: &T,
+) {
+    let Some(entry) = tables.backend(backend) else {
+        return;
+    };
+    let (source, destination, is_reply) = match translated {
+        Some(job) => (job.to.source, job.to.destination, job.is_reply),
+        None => (info.client, info.vip, false),
+    };
+    let trace = FragmentTrace {
+        source,
+        destination,
+        backend,
+        generation: entry.generation,
+        hash,
+        seen: tables.now(),
+        first_end: info.layer4_length(),
+        is_reply: u16::from(is_reply),
+        padding: 0,
+    };
+    let key = F::flow_key(&info.client, &info.vip, info.fragment as u32, info.protocol);
+    tables.trace_fragment(&key, &trace);
+}
+
+/// Sends the first fragment of a packet on, and leaves its trace. Says of one
+/// that is NAT's what [`crate::enter`] says of a whole packet.
+#[inline(always)]
+pub fn first<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    tables: &T,
+) -> Packed {
+    let end = tables.with_info(|info| {
+        if let Err(early) = nat::parse::<true, F, P, T>(packet, info, tables).unpack() {
+            return Packed::new(Err(early));
+        }
+        match service::find(packet, info, tables) {
+            Ok(Some(service)) if service.flags & flags::NAT != 0 => crate::NAT,
+            Ok(Some(service)) => Packed::new(serve(packet, info, &service, tables)),
+            Ok(None) => crate::NAT,
+            Err(early) => Packed::new(Err(early)),
+        }
+    });
+    end.unwrap_or(NO_PLACE)
+}
+
+#[inline(always)]
+fn serve<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
+    let chosen = schedule(packet, info, service, tables)?;
+    // Before the packet is sent: what comes next may be on another CPU.
+    trace(info, chosen.id, chosen.hash, None, tables);
+    let verdict = forward::forward(packet, info, &chosen, tables)?;
+    tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
+    Ok(verdict)
+}
+
+/// Sends another fragment after the first.
+///
+/// # Errors
+/// [`Verdict::Pass`] if it is not for a VIP and nothing is known of it; a drop
+/// under the reason.
+#[inline(always)]
+pub fn later<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
+    let end = tables.with_info(|info| {
+        parse_later(packet, info).unpack()?;
+        follow(packet, info, tables)
+    });
+    end.unwrap_or_else(|| NO_PLACE.unpack())
+}
+
+#[inline(always)]
+fn follow<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    tables: &T,
+) -> Result<Verdict, Verdict> {
+    let key = F::flow_key(&info.client, &info.vip, info.fragment as u32, info.protocol);
+    let Some(trace) = tables.fragment(&key) else {
+        return unknown(info, tables);
+    };
+    if is_idle(trace.seen, tables.now(), LIFETIME) {
+        return unknown(info, tables);
+    }
+    let Some(backend) = tables.backend(trace.backend) else {
+        return drop(DropReason::RingCorrupt);
+    };
+    if !info.is_for_us(packet.interface(), backend, tables) {
+        return Err(Verdict::Pass);
+    }
+    info.check_lengths(packet)?;
+    if info.fragment_offset < trace.first_end {
+        return drop(DropReason::FragmentOverlap);
+    }
+    if backend.state != state::ALIVE || backend.generation != trace.generation {
+        return drop(DropReason::BackendDead);
+    }
+    if backend.mode != mode::NAT {
+        let chosen = Chosen {
+            id: trace.backend,
+            backend,
+            hash: trace.hash,
+            new_flow: false,
+        };
+        let verdict = forward::forward_later(packet, info, &chosen)?;
+        tables.count_forwarded(trace.backend, info.ip_length, false);
+        return Ok(verdict);
+    }
+    let to = Endpoints {
+        source: trace.source,
+        destination: trace.destination,
+        source_port: 0,
+        destination_port: 0,
+    };
+    let is_reply = trace.is_reply != 0;
+    let way = if is_reply {
+        send::to_client(packet, info, &to, tables)
+    } else {
+        send::to_backend(info, backend)
+    };
+    let job = Job {
+        to,
+        way,
+        backend: trace.backend,
+        port: PoolPort::default(),
+        new_flow: false,
+        is_reply,
+    };
+    let sent = send::send_later(packet, info, &job, tables);
+    if !sent.is_early() {
+        count(info, &job, tables);
+    }
+    sent.unpack()
+}
+
+/// [`Family::later_fragment`] with a place of its own on the stack, to `info`.
+#[inline(never)]
+fn parse_later<F: Family, P: Packet>(packet: &P, info: &mut PacketInfo<F>) -> Packed {
+    // As in `nat::parse`.
+    match F::later_fragment(black_box(packet)) {
+        Ok(parsed) => {
+            *info = parsed;
+            Packed::new(Ok(Verdict::Host))
+        }
+        Err(early) => Packed::new(Err(early)),
+    }
+}
+
+/// There is no place for what is known of a packet.
+const NO_PLACE: Packed = Packed::new(Err(Verdict::Drop(DropReason::ProgramMissing)));
+
+/// A fragment whose first has left no trace.
+#[inline(always)]
+fn unknown<F: Family, T: Tables>(info: &PacketInfo<F>, tables: &T) -> Result<Verdict, Verdict> {
+    if tables.is_vip(&F::to_common(&info.vip)) {
+        drop(DropReason::Fragment)
+    } else {
+        Err(Verdict::Pass)
+    }
+}
