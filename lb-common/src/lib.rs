@@ -57,6 +57,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP, RFC 768.
     pub const UDP: u8 = 17;
+    /// SCTP, RFC 9260.
+    pub const SCTP: u8 = 132;
 }
 
 /// Asserts size and alignment of a type that crosses into the kernel, and

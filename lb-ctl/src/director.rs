@@ -185,7 +185,7 @@ impl<D: Dataplane> Director<D> {
                 }
             }
             let idle_timeout = match service.protocol {
-                Protocol::Tcp => config.settings.tcp_idle_timeout,
+                Protocol::Tcp | Protocol::Sctp => config.settings.tcp_idle_timeout,
                 Protocol::Udp => config.settings.udp_idle_timeout,
             };
             let service = DesiredService {

@@ -5,7 +5,7 @@
 //! discovery (RFC 1191, RFC 8201) large answers would be lost for ever.
 //! Of the quoted packet only 8 bytes of layer 4 are certain to be there.
 
-use lb_common::protocol::{TCP, UDP};
+use lb_common::protocol::{SCTP, TCP, UDP};
 use zerocopy::FromBytes;
 
 use crate::family::{Family, V4, V6};
@@ -113,7 +113,7 @@ fn quoted_flow<F: Family, P: Packet>(
     offset: usize,
     ports_offset: usize,
 ) -> Result<PacketInfo<F>, Verdict> {
-    if !matches!(protocol, TCP | UDP) {
+    if !matches!(protocol, TCP | UDP | SCTP) {
         return Err(Verdict::Pass);
     }
     let ports = packet.read::<Ports>(ports_offset).ok_or(Verdict::Pass)?;

@@ -2,7 +2,7 @@
 
 use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
-use lb_common::protocol::{TCP, UDP};
+use lb_common::protocol::{SCTP, TCP, UDP};
 use lb_common::service::LocalMacKey;
 use lb_common::{Address, Mac};
 use zerocopy::byteorder::{native_endian, network_endian};
@@ -47,7 +47,7 @@ pub struct PacketInfo<F: Family> {
     pub fragment_offset: u16,
     /// Zero.
     pub padding: u16,
-    /// A TCP segment with SYN and without ACK.
+    /// A TCP segment with SYN and without ACK; in SCTP, an INIT chunk.
     pub syn: bool,
     /// An ICMP error.
     pub is_icmp: bool,
@@ -55,7 +55,7 @@ pub struct PacketInfo<F: Family> {
     pub tcp_flags: u8,
     /// A router may fragment the packet: IPv4 without the don't-fragment flag.
     pub may_fragment: bool,
-    /// IP protocol number: [`TCP`] or [`UDP`].
+    /// IP protocol number: [`TCP`], [`UDP`] or [`SCTP`].
     pub protocol: u8,
     /// DSCP and ECN: IPv4's type of service, IPv6's traffic class.
     pub traffic_class: u8,
@@ -312,7 +312,7 @@ pub fn header_words(address: &Address) -> [native_endian::U64; 2] {
 /// Bytes of an IPv6 header.
 pub const IPV6_LENGTH: usize = size_of::<Ipv6Header>();
 
-/// The first four bytes of TCP and UDP, as they stand.
+/// The first four bytes of TCP, UDP and SCTP, as they stand.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 pub struct Ports {
@@ -390,6 +390,7 @@ pub fn ipv4<P: Packet, T: Tables>(
     match ip.protocol {
         protocol @ (TCP | UDP) if offset == PLAIN => transport(packet, &envelope, PLAIN, protocol),
         protocol @ (TCP | UDP) => transport(packet, &envelope, offset, protocol),
+        SCTP => sctp(packet, &envelope, offset),
         icmp::PROTOCOL_V4 => return icmp::ipv4(packet, &envelope, offset),
         _ => return Err(Verdict::Pass),
     }
@@ -430,12 +431,18 @@ pub fn ipv6<P: Packet, T: Tables>(
     let parsed = match ip.next_header {
         protocol @ (TCP | UDP) => transport(packet, &envelope, PLAIN, protocol),
         next_header => match extension_headers(packet, next_header, PLAIN) {
-            Extensions::End(_, _, fragment) if fragment != fragment::NONE && !firsts => {
+            Extensions::End(protocol, _, fragment)
+                if fragment != fragment::NONE && !firsts && protocol != icmp::PROTOCOL_V6 =>
+            {
                 return of_fragment(tables, &envelope.vip, FIRST_FRAGMENT);
             }
             Extensions::End(protocol @ (TCP | UDP), offset, fragment) => {
                 envelope.fragment = fragment;
                 transport(packet, &envelope, offset, protocol)
+            }
+            Extensions::End(SCTP, offset, fragment) => {
+                envelope.fragment = fragment;
+                sctp(packet, &envelope, offset)
             }
             Extensions::End(icmp::PROTOCOL_V6, offset, fragment::NONE) => {
                 return icmp::ipv6(packet, &envelope, offset);
@@ -622,6 +629,28 @@ fn transport<F: Family, P: Packet>(
         padding: 0,
         headers_end: (offset + header_length) as u16,
     })
+}
+
+/// Parses SCTP at `offset`, RFC 9260 section 3; `None` if the ports cannot be
+/// read. The first chunk says whether an association begins, as a SYN does.
+#[inline(always)]
+fn sctp<F: Family, P: Packet>(
+    packet: &P,
+    envelope: &Envelope<F>,
+    offset: usize,
+) -> Option<PacketInfo<F>> {
+    const HEADER_LENGTH: usize = 12;
+    const INIT: u8 = 1;
+    let ports = packet.read::<Ports>(offset)?;
+    let [chunk, _] = packet
+        .read::<[u8; 2]>(offset + HEADER_LENGTH)
+        .unwrap_or([0; 2]);
+    let mut info = without_ports(envelope, SCTP, offset, 0);
+    info.client_port = ports.source.get();
+    info.port = ports.destination.get();
+    info.syn = chunk == INIT;
+    info.headers_end += HEADER_LENGTH as u16;
+    Some(info)
 }
 
 /// The end of a fragment. Which packet it is of is looked up only if that could

@@ -4,7 +4,7 @@
 //! section 4.2; RFC 3022, section 4.3), of which only the first 8 bytes of
 //! layer 4 are certain to be there.
 
-use lb_common::protocol::TCP;
+use lb_common::protocol::{SCTP, TCP};
 use zerocopy::byteorder::native_endian;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -133,6 +133,10 @@ fn layer4<F: Family, P: Packet>(
     addresses: Sum,
     sender: Sender,
 ) -> Option<()> {
+    // Its checksum covers no addresses, and its ports stay what they are.
+    if info.protocol == SCTP {
+        return Some(());
+    }
     let at = usize::from(info.layer4) & OFFSET;
     let checksum_at = at + checksum_offset(info.protocol);
     let checksum: u16 = packet.read(checksum_at)?;
@@ -211,7 +215,8 @@ fn quoted<F: Family, P: Packet>(
     let checksum_at = ports_at + checksum_offset(info.protocol);
     let ends_at = ETHERNET_LENGTH + usize::from(info.ip_length);
     // Whether so much of the packet is quoted.
-    if checksum_at + 2 <= ends_at
+    if info.protocol != SCTP
+        && checksum_at + 2 <= ends_at
         && let Some(before) = packet.read::<u16>(checksum_at)
         && (info.protocol == TCP || before != 0)
     {

@@ -48,7 +48,8 @@ pub struct Settings {
     /// Key of the flow hash. Directors of one fleet must share it, and nobody
     /// else should know it.
     pub hash_key: String,
-    /// Seconds without a packet after which a recorded TCP flow is forgotten.
+    /// Seconds without a packet after which a recorded TCP flow or SCTP
+    /// association is forgotten.
     #[schema(default = 900)]
     pub tcp_idle_timeout: u32,
     /// Seconds without a packet after which a recorded UDP flow is forgotten.

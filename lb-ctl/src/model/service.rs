@@ -143,6 +143,8 @@ named! {
         Tcp = "tcp",
         /// UDP, RFC 768.
         Udp = "udp",
+        /// SCTP, RFC 9260.
+        Sctp = "sctp",
     }
 }
 
@@ -152,6 +154,7 @@ impl Protocol {
         match self {
             Self::Tcp => lb_common::protocol::TCP,
             Self::Udp => lb_common::protocol::UDP,
+            Self::Sctp => lb_common::protocol::SCTP,
         }
     }
 }

@@ -55,9 +55,9 @@ async fn a_service_that_cannot_be_is_refused() {
         ("/port", json!("80"), "port", "invalid type"),
         (
             "/protocol",
-            json!("sctp"),
+            json!("icmp"),
             "protocol",
-            "unknown variant `sctp`",
+            "unknown variant `icmp`",
         ),
         (
             "/mode",

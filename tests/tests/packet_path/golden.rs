@@ -5,7 +5,7 @@
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_ebpf::verdict::Verdict;
 
-use super::packet::{Packet, tcp, udp, with_extension};
+use super::packet::{Packet, sctp, tcp, udp, with_extension};
 use super::world::{DIRECTOR_MAC, SECOND_MAC, VIRTUAL_MAC, Vip, World, backend_mac};
 
 /// What should become of a packet.
@@ -60,6 +60,22 @@ pub fn common(version: u8) -> Vec<Case> {
             "UDP without payload",
             udp(plain, 53).payload(0).build(),
             Reaches(2),
+        ),
+        ("SCTP", sctp(plain, 2905, false).build(), Reaches(1)),
+        (
+            "the INIT of an SCTP association",
+            sctp(plain, 2905, true).build(),
+            Begins(1),
+        ),
+        (
+            "an error about an SCTP packet",
+            sctp(plain, 2905, false).icmp_error(unreachable, 1),
+            Reaches(1),
+        ),
+        (
+            "SCTP to another port",
+            sctp(plain, 2906, false).build(),
+            Passes,
         ),
         ("TCP to UDP's port", tcp(plain, 53).build(), Passes),
         ("UDP to TCP's port", udp(plain, 80).build(), Passes),

@@ -42,6 +42,9 @@ enum Layer4 {
         rst: bool,
     },
     Udp,
+    Sctp {
+        init: bool,
+    },
 }
 
 /// A TCP segment in the middle of a connection to a VIP.
@@ -52,6 +55,11 @@ pub fn tcp(vip: IpAddr, port: u16) -> Packet {
 /// A UDP datagram to a VIP.
 pub fn udp(vip: IpAddr, port: u16) -> Packet {
     Packet::new(vip, port, Layer4::Udp)
+}
+
+/// A packet of an SCTP association with a VIP: DATA, or the INIT that begins it.
+pub fn sctp(vip: IpAddr, port: u16, init: bool) -> Packet {
+    Packet::new(vip, port, Layer4::Sctp { init })
 }
 
 impl Packet {
@@ -173,6 +181,13 @@ impl Packet {
                 header.rst = rst;
                 let step = step.tcp_header(header);
                 step.write(&mut frame, &self.payload).unwrap();
+            }
+            Layer4::Sctp { init } => {
+                let ports = [self.client_port, self.port].map(u16::to_be_bytes).concat();
+                // Verification tag and checksum, which nobody looks at here.
+                let rest = [0, 0, 0, 1, 2, 3, 4, 5, if init { 1 } else { 0 }, 3, 0, 20];
+                let body = [&ports[..], &rest, &self.payload].concat();
+                step.write(&mut frame, 132.into(), &body).unwrap();
             }
             Layer4::Udp => {
                 let step = step.udp(self.client_port, self.port);

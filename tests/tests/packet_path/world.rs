@@ -15,7 +15,7 @@ use lb_common::counters::{BackendCounters, DropReason, IcmpBudget};
 use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::limits;
 use lb_common::nat::{NO_PORT, NatReverse, PoolPort, RouterAddresses, Seen};
-use lb_common::protocol::{TCP, UDP};
+use lb_common::protocol::{SCTP, TCP, UDP};
 use lb_common::{ABI_VERSION, Address};
 use lb_ctl::dataplane::{
     self, Dataplane as _, Dump, Kernel, LoadOptions, NatFlow, Op, RecordedFlow, ServiceKey,
@@ -42,7 +42,7 @@ pub const fn backend_mac(n: u8) -> [u8; 6] {
 /// The VIPs of the world, by what is special about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vip {
-    /// TCP 80 on backend 1, UDP 53 on backend 2.
+    /// TCP 80 and SCTP 2905 on backend 1, UDP 53 on backend 2.
     Plain,
     /// Every TCP port, on backend 3.
     AnyPort,
@@ -228,6 +228,8 @@ impl World {
             };
             add(Vip::Plain, 80, TCP, &[1]);
             add(Vip::Plain, 53, UDP, &[2]);
+            add(Vip::Plain, 2905, SCTP, &[1]);
+            add(Vip::Gateway, 2905, SCTP, &[14]);
             add(Vip::AnyPort, 0, TCP, &[3]);
             add(Vip::Behind, 80, TCP, &[4]);
             add(Vip::Empty, 80, TCP, &[]);

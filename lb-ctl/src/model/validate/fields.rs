@@ -8,8 +8,8 @@ use lb_common::nat::MAX_POOL_ADDRESSES;
 
 use super::{MAX_HASH_KEY, within};
 use crate::model::{
-    Backend, BackendAddress, CheckType, HealthCheck, Mode, NatPorts, Problem, Scheduler, Service,
-    Settings,
+    Backend, BackendAddress, CheckType, HealthCheck, Mode, NatPorts, Problem, Protocol, Scheduler,
+    Service, Settings,
 };
 
 impl Settings {
@@ -75,6 +75,11 @@ impl Service {
             let detail = format!("only a service in nat mode has this, not in {}", self.mode);
             return Err(Problem::invalid("full_nat", detail));
         }
+        if self.full_nat && self.protocol == Protocol::Sctp {
+            let detail =
+                "the ports of SCTP are not translated: use nat without full_nat, dr or tun";
+            return Err(Problem::invalid("full_nat", detail));
+        }
         if self.scheduler != Scheduler::Mh {
             let detail = format!(
                 "scheduler {} is not available in this version: use mh",
@@ -120,6 +125,17 @@ impl Backend {
                     port: Some(8080)
                 }
             )),
+            (Mode::Nat, Some(port))
+                if service.protocol == Protocol::Sctp && port != service.port =>
+            {
+                Some(format!(
+                    "the ports of SCTP are not translated: write {}",
+                    BackendAddress {
+                        ip,
+                        port: Some(service.port)
+                    }
+                ))
+            }
             (Mode::Nat, Some(0)) => Some("a backend's port is not 0".to_owned()),
             (Mode::Dr | Mode::Tun, Some(_)) => Some(format!(
                 "in {} mode a backend has no port, it keeps the service's: write {ip}",

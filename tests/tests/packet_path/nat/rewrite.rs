@@ -3,7 +3,7 @@
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_ebpf::verdict::Verdict;
 
-use super::super::packet::{CLIENT_PORT, client, tcp, udp};
+use super::super::packet::{CLIENT_PORT, client, sctp, tcp, udp};
 use super::super::world::{
     DIRECTOR_MAC, NARROW, ROUTER_MAC, SECOND_MAC, Vip, World, backend_address, backend_mac,
     client_address, own_address, pool_address,
@@ -300,5 +300,34 @@ fn a_reply_that_lies_about_its_length_is_dropped() {
         frame.truncate(frame.len() - 1);
         let outcome = run(world, &frame);
         assert_eq!(outcome.verdict, Verdict::Drop(DropReason::Truncated));
+    });
+}
+
+#[test]
+fn sctp_gets_another_address_and_nothing_else() {
+    each_version("nat-sctp", |world, version| {
+        let vip = Vip::Gateway.address(version);
+        let rip = backend_address(version, 14);
+        let frame = sctp(vip, 2905, true).build();
+        let outcome = run(world, &frame);
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        let (addresses, layer4) = if version == 4 {
+            (30..34, 34)
+        } else {
+            (38..54, 54)
+        };
+        let octets = match rip {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        assert_eq!(outcome.bytes[addresses], octets);
+        assert_eq!(outcome.bytes[layer4..], frame[layer4..]);
+
+        let answer = sctp(client(vip), CLIENT_PORT, false)
+            .from(rip)
+            .sent_from(2905);
+        let outcome = run(world, &answer.build());
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        assert_eq!(outcome.bytes[layer4..], answer.build()[layer4..]);
     });
 }
