@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use crate::model::status::{BackendState, BackendStatus, RingStatus, ServiceStatus};
+use crate::model::status::{BackendState, BackendStatus, DropStatus, RingStatus, ServiceStatus};
 use crate::model::{Backend, Config, Kind, Problem, Service};
 use crate::reconcile::{Engine, EngineStatus, HostFacts, OnLink};
 
@@ -18,6 +18,8 @@ pub struct MemoryEngine {
     pub max_backends: usize,
     /// Desired states applied so far.
     pub applied: u64,
+    /// What the status says of drops.
+    pub drops: Vec<DropStatus>,
 }
 
 impl Default for MemoryEngine {
@@ -27,6 +29,7 @@ impl Default for MemoryEngine {
             local: HashSet::new(),
             max_backends: usize::MAX,
             applied: 0,
+            drops: Vec::new(),
         }
     }
 }
@@ -64,6 +67,7 @@ impl Engine for MemoryEngine {
     fn status(&mut self, config: &Config) -> EngineStatus {
         EngineStatus {
             services: config.services.iter().map(service_status).collect(),
+            drops: self.drops.clone(),
             ..EngineStatus::default()
         }
     }

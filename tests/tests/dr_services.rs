@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use integration::talk::{Echo, Pace, Protocol, Talkers};
 use integration::topology::{DrLab, Family, INTERFACE};
 use integration::{Host, try_eventually};
+use lb_common::counters::DropReason;
 use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -354,6 +355,30 @@ fn without_a_backend_drops_are_counted(name: &str, family: Family) -> anyhow::Re
     ensure!(drops(&after, "no_backend") == before, "{after}");
     let warnings = after["warnings"].to_string();
     ensure!(!warnings.contains("talk"), "{warnings}");
+    drops_are_listed(&lab, before)
+}
+
+/// `lb-ctl drops` tells as many packets as the status, and every reason.
+fn drops_are_listed(lab: &DrLab, no_backend: u64) -> anyhow::Result<()> {
+    let json: Value = serde_json::from_str(&lab.lb_ctl(&["drops", "--json"])?)?;
+    let first = &json[0];
+    ensure!(
+        first["reason"] == "no_backend" && first["count"] == no_backend,
+        "{json}"
+    );
+    let reasons = json.as_array().context("reasons")?;
+    ensure!(reasons.len() == DropReason::ALL.len(), "{json}");
+    let happened = reasons.iter().filter(|drop| drop["count"] != 0).count();
+    let lines = |args: &[&str]| Ok::<_, anyhow::Error>(lab.lb_ctl(args)?.lines().count());
+    let (short, all) = (lines(&["drops"])?, lines(&["drops", "--all"])?);
+    ensure!(short == 1 + happened && all == 1 + reasons.len());
+    let text = lab.lb_ctl(&["drops"])?;
+    let row = text.lines().nth(1).context("no rows")?;
+    let meaning = DropReason::NoBackend.meaning();
+    ensure!(
+        row.contains(&no_backend.to_string()) && row.ends_with(meaning),
+        "{text}"
+    );
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod backend;
 mod check;
+mod drops;
 pub mod file;
 pub mod options;
 mod output;
@@ -40,6 +41,8 @@ enum Command {
     Down(DownOptions),
     /// Show what is going on, what is wrong first
     Status(status::Status),
+    /// List why packets were dropped and how many, most first
+    Drops(drops::Drops),
     /// Services
     #[command(subcommand)]
     Service(service::Command),
@@ -102,6 +105,7 @@ async fn run(command: Command) -> Result<Output> {
             daemon::down(options).await.map(|()| Output::default())
         }
         Command::Status(command) => command.run().await,
+        Command::Drops(command) => command.run().await,
         Command::Service(command) => command.run().await,
         Command::Backend(command) => command.run().await,
         Command::Apply(command) => command.run().await,

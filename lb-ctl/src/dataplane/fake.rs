@@ -1,6 +1,6 @@
 //! A dataplane in memory, for tests of the control loop and the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -248,7 +248,8 @@ impl NatTable for Fake {
         is_v4: bool,
         keep: &mut dyn FnMut(PoolPort) -> bool,
     ) -> anyhow::Result<()> {
-        self.maps().ports[usize::from(!is_v4)].retain(|port| keep(*port));
+        let mut seen = HashSet::new();
+        self.maps().ports[usize::from(!is_v4)].retain(|port| keep(*port) && seen.insert(*port));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod kernel;
 mod loader;
 mod maps;
 mod nat;
+mod round;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

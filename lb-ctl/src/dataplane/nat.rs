@@ -1,11 +1,10 @@
 //! The tables of translated flows, and the free ports of the pool.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::Pod;
-use aya::maps::{MapError, Queue};
+use aya::maps::{MapData, MapError, Queue};
 use lb_common::Address;
 use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::nat::{NO_PORT, NatForward, NatReverse, PoolPort, Seen};
@@ -13,6 +12,7 @@ use lb_common::nat::{NO_PORT, NatForward, NatReverse, PoolPort, Seen};
 use super::ServiceKey;
 use super::kernel::absent_is_fine;
 use super::maps::{FamilyNatMaps, NatMaps, for_each};
+use super::round::{Ports, go_round};
 
 /// A translated flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,8 @@ pub trait NatTable: Send + Sync {
     /// If the kernel refuses.
     fn remove(&self, flow: &NatFlow) -> anyhow::Result<()>;
 
-    /// Looks at each free port and throws away those that `keep` does not want.
+    /// Looks at each free port and throws away those that `keep` does not want,
+    /// and what is there twice.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -128,18 +129,7 @@ impl NatTable for KernelNat {
         } else {
             &mut maps.v6.ports
         };
-        let mut seen = HashSet::new();
-        // Once round, while packets take ports out at the front.
-        while let Some(port) = pop(ports)? {
-            let is_new = seen.insert(port);
-            if keep(port) {
-                ports.push(port, 0)?;
-            }
-            if !is_new {
-                break;
-            }
-        }
-        Ok(())
+        go_round(ports, keep)
     }
 
     fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<()> {
@@ -153,11 +143,17 @@ impl NatTable for KernelNat {
     }
 }
 
-fn pop(ports: &mut Queue<aya::maps::MapData, PoolPort>) -> anyhow::Result<Option<PoolPort>> {
-    match ports.pop(0) {
-        Ok(port) => Ok(Some(port)),
-        Err(MapError::ElementNotFound) => Ok(None),
-        Err(error) => Err(error.into()),
+impl Ports for Queue<MapData, PoolPort> {
+    fn pop(&mut self) -> anyhow::Result<Option<PoolPort>> {
+        match Self::pop(self, 0) {
+            Ok(port) => Ok(Some(port)),
+            Err(MapError::ElementNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn push(&mut self, port: PoolPort) -> anyhow::Result<()> {
+        Ok(Self::push(self, port, 0)?)
     }
 }
 

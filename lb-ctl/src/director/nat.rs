@@ -182,18 +182,20 @@ fn stock(
     wish: &Wish,
     taken: &HashSet<PoolPort>,
 ) -> Result<()> {
-    let mut free = HashSet::new();
+    let mut present = taken.clone();
     table.sift_ports(is_v4, &mut |port| {
         let is_wanted =
             numbers.contains(&port.address_index()) && wish.ports.contains(&port.port());
-        is_wanted && free.insert(port)
+        present.extend(is_wanted.then_some(port));
+        is_wanted
     })?;
+    // Taken by packets after the flows were looked at, before the free ports
+    // were.
+    table.scan(&mut |flow| present.extend(flow.pool_port.filter(|_| flow.is_v4() == is_v4)))?;
     let all = numbers
         .iter()
         .flat_map(|&number| wish.ports.clone().map(move |p| PoolPort::new(number, p)));
-    let mut missing: Vec<PoolPort> = all
-        .filter(|port| !free.contains(port) && !taken.contains(port))
-        .collect();
+    let mut missing: Vec<PoolPort> = all.filter(|port| !present.contains(port)).collect();
     // In an order that nobody can guess (RFC 6056).
     shuffle(&mut missing);
     for port in missing {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use lb_ctl::memory::MemoryEngine;
+use lb_ctl::model::status::DropStatus;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -15,7 +16,11 @@ struct Scene(Director);
 
 impl Scene {
     async fn new() -> Self {
-        Self(Director::start(MemoryEngine::default()).await)
+        Self::with(MemoryEngine::default()).await
+    }
+
+    async fn with(engine: MemoryEngine) -> Self {
+        Self(Director::start(engine).await)
     }
 
     fn command(&self, line: &str) -> Command {
@@ -211,4 +216,36 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     assert_eq!(usage.status.code(), Some(2));
     let usage = scene.run("backend add web web1").await;
     assert!(String::from_utf8_lossy(&usage.stderr).contains("is not an address"));
+}
+
+#[tokio::test]
+async fn drops_are_listed_most_first() {
+    let counts = [("none", 0), ("few", 2), ("nothing", 0), ("many", 7000)];
+    let drop = |(reason, count): (&str, u64)| DropStatus {
+        reason: reason.to_owned(),
+        count,
+        meaning: "what it means".to_owned(),
+    };
+    let scene = Scene::with(MemoryEngine {
+        drops: counts.map(drop).to_vec(),
+        ..MemoryEngine::default()
+    })
+    .await;
+    let few = scene.ok("drops").await;
+    let reason = |line: &str| line.split_whitespace().nth(1).unwrap().to_owned();
+    let reasons = |text: &str| -> Vec<String> { text.lines().skip(1).map(reason).collect() };
+    assert_eq!(reasons(&few), ["many", "few"]);
+    let all = scene.ok("drops --all").await;
+    assert_eq!(reasons(&all), ["many", "few", "none", "nothing"]);
+    assert!(all.contains("7000  many     what it means\n"), "{all}");
+    let json: Value = serde_json::from_str(&scene.ok("drops --json").await).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), counts.len());
+    assert_eq!(
+        json[0],
+        json!({"reason": "many", "count": 7000, "meaning": "what it means"})
+    );
+    let error = scene
+        .error("drops --listen unix:/nonexistent/ctl.sock")
+        .await;
+    assert!(error.contains("is `lb-ctl up` running?"), "{error}");
 }

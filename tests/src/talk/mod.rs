@@ -31,7 +31,8 @@ impl Protocol {
 
 const QUESTION: usize = 8;
 const NAME: usize = 8;
-const ANSWER: usize = NAME + QUESTION;
+/// Length of an answer.
+pub const ANSWER: usize = NAME + QUESTION;
 
 /// A name in the form in which it stands in an answer.
 fn padded(name: &str) -> anyhow::Result<[u8; NAME]> {
@@ -44,7 +45,7 @@ fn padded(name: &str) -> anyhow::Result<[u8; NAME]> {
 }
 
 /// Name and number of an answer.
-fn parse_answer(answer: &[u8; ANSWER]) -> (String, u64) {
+pub fn parse_answer(answer: &[u8; ANSWER]) -> (String, u64) {
     let (name, number) = answer.split_at(NAME);
     let name = String::from_utf8_lossy(name);
     let number = number.try_into().expect("the rest of an answer");
