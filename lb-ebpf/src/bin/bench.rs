@@ -15,6 +15,10 @@
     reason = "the xdp attribute drops the doc comments of its functions"
 )]
 
+#[path = "../bench/floor.rs"]
+mod floor;
+#[path = "../bench/headers.rs"]
+mod headers;
 #[path = "../program.rs"]
 mod program;
 
@@ -24,6 +28,7 @@ use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::XdpContext;
+use headers::{HeadersV4, HeadersV6, MACS, at};
 use lb_common::protocol::TCP;
 
 /// The program under test, at index 0.
@@ -95,7 +100,7 @@ pub fn floor_drop(_: XdpContext) -> u32 {
 
 #[xdp]
 pub fn floor_mac_swap(context: XdpContext) -> u32 {
-    match mac_swap(&context) {
+    match floor::mac_swap(&context) {
         Some(()) => XDP_TX,
         None => XDP_DROP,
     }
@@ -103,7 +108,7 @@ pub fn floor_mac_swap(context: XdpContext) -> u32 {
 
 #[xdp]
 pub fn floor_encapsulate(context: XdpContext) -> u32 {
-    match encapsulate(&context) {
+    match floor::encapsulate(&context) {
         Some(()) => XDP_TX,
         None => XDP_DROP,
     }
@@ -165,43 +170,6 @@ fn next_flow() -> Option<u32> {
     }
 }
 
-/// Ethernet, IPv4 and the start of layer 4.
-#[repr(C, packed)]
-struct HeadersV4 {
-    macs: [u8; 12],
-    ethertype: u16,
-    start: [u8; 2],
-    length: u16,
-    rest: [u8; 6],
-    checksum: u16,
-    source: u32,
-    destination: u32,
-    ports: u32,
-    sequence: [u8; 8],
-    offset_flags: [u8; 4],
-    checksum_urgent: u32,
-}
-
-/// Ethernet, IPv6 and the start of layer 4.
-#[repr(C, packed)]
-struct HeadersV6 {
-    macs: [u8; 12],
-    ethertype: u16,
-    start: [u8; 4],
-    length: u16,
-    next_header: u8,
-    hop_limit: u8,
-    source: [u64; 2],
-    destination: [u64; 2],
-    ports: u32,
-    sequence: [u8; 8],
-    offset_flags: [u8; 4],
-    checksum_urgent: u32,
-}
-
-/// To the director's MAC 02:00:00:00:00:01 from the client's.
-const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-
 #[inline(always)]
 fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32) -> Option<()> {
     let headers = at::<HeadersV4>(context)?;
@@ -259,19 +227,6 @@ fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
     Some(())
 }
 
-/// Swaps the MAC addresses, after the bounds check that every balancer needs.
-#[inline(always)]
-fn mac_swap(context: &XdpContext) -> Option<()> {
-    let headers = at::<HeadersV4>(context)?;
-    // SAFETY: `at` has checked the bounds.
-    unsafe {
-        let macs = (*headers).macs;
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-        (*headers).macs = [g, h, i, j, k, l, a, b, c, d, e, f];
-    }
-    Some(())
-}
-
 /// Whether a packet is the one that the sink waits for.
 #[inline(always)]
 fn is_expected(context: &XdpContext) -> Option<bool> {
@@ -288,71 +243,4 @@ fn is_expected(context: &XdpContext) -> Option<bool> {
             && u32::from_be(destination) >> 24 == EXPECTED_DESTINATION.load()
             && u32::from(rest[5]) == EXPECTED_PROTOCOL.load(),
     )
-}
-
-/// Encapsulates in IPIP with constant addresses and no map at all: IPv4 in
-/// IPv4, IPv6 in IPv6.
-#[inline(always)]
-fn encapsulate(context: &XdpContext) -> Option<()> {
-    let headers = at::<HeadersV4>(context)?;
-    // SAFETY: `at` has checked the bounds.
-    let (ethertype, tos, length, salt) = unsafe {
-        let h = &raw const (*headers);
-        let v6_salt = (*h).source;
-        ((*h).ethertype, (*h).start[1], (*h).length, v6_salt)
-    };
-    if ethertype == 0x0800_u16.to_be() {
-        // SAFETY: the context is the kernel's.
-        if unsafe { bpf_xdp_adjust_head(context.ctx, -20) } != 0 {
-            return None;
-        }
-        let outer = at::<HeadersV4>(context)?;
-        let total = u16::from_be(length) + 20;
-        let source = 0x0200_00c0_u32 | (salt & 0xff) << 16;
-        let destination = 0x1571_00cb_u32;
-        let mut sum = u32::from(u16::from_ne_bytes([0x45, tos])) + u32::from(total.to_be());
-        sum += 0x40 + u32::from(u16::from_ne_bytes([64, 4]));
-        sum += (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        // SAFETY: `at` has checked the bounds.
-        unsafe {
-            (*outer).macs = MACS;
-            (*outer).ethertype = ethertype;
-            (*outer).start = [0x45, tos];
-            (*outer).length = total.to_be();
-            (*outer).rest = [0, 0, 0x40, 0, 64, 4];
-            (*outer).checksum = !(sum as u16);
-            (*outer).source = source;
-            (*outer).destination = destination;
-        }
-    } else {
-        let inner = at::<HeadersV6>(context)?;
-        // SAFETY: `at` has checked the bounds.
-        let length = unsafe { (*inner).length };
-        // SAFETY: the context is the kernel's.
-        if unsafe { bpf_xdp_adjust_head(context.ctx, -40) } != 0 {
-            return None;
-        }
-        let outer = at::<HeadersV6>(context)?;
-        // SAFETY: `at` has checked the bounds.
-        unsafe {
-            (*outer).macs = MACS;
-            (*outer).ethertype = ethertype;
-            (*outer).start = [0x60, 0, 0, 0];
-            (*outer).length = (u16::from_be(length) + 40).to_be();
-            (*outer).next_header = 41;
-            (*outer).hop_limit = 64;
-            (*outer).source = [0x2001_0db8_u64.to_be() >> 32, u64::from(salt)];
-            (*outer).destination = [0x2001_0db8_u64.to_be() >> 32, 1_u64.to_be()];
-        }
-    }
-    Some(())
-}
-
-/// The start of the packet as a `T`, if all of it is there.
-#[inline(always)]
-fn at<T>(context: &XdpContext) -> Option<*mut T> {
-    let address = context.data();
-    (address + size_of::<T>() <= context.data_end()).then_some(address as *mut T)
 }

@@ -19,13 +19,44 @@ const PORT: u32 = 80;
 /// Of none.
 const OTHER_PORT: u32 = 81;
 
+/// How many times as long as a constant encapsulation a packet may take.
+const TUN_TARGET: f64 = 3.3;
+const DR_TARGET: f64 = 2.9;
+const ELSEWHERE_TARGET: f64 = 1.5;
+/// How many times as long as one flow's a packet to any of 100,000 backends
+/// may take.
+const LARGE_TARGET: f64 = 6.0;
+
 /// Packets of one kind in a world.
 pub struct Case {
     /// Mode, packets and, if it is not settled, state of the slots.
     pub name: String,
     /// The packets.
     pub traffic: Traffic,
+    /// How fast it should be.
+    pub target: Option<Target>,
 }
+
+/// How fast a case should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// At most so many times as slow as the yardstick.
+    pub at_most: f64,
+    /// What it is compared with.
+    pub yardstick: Yardstick,
+}
+
+/// What a case is compared with.
+#[derive(Clone, Copy, Debug)]
+pub enum Yardstick {
+    /// The encapsulation to a constant destination, in the same rounds.
+    Encapsulation,
+    /// The same packets, of one flow.
+    OneFlow,
+}
+
+/// Name of the case that is [`Yardstick::OneFlow`].
+pub const ONE_FLOW: &str = "DR, IPv4 TCP, one flow";
 
 impl Case {
     /// Whether they are forwarded.
@@ -97,6 +128,12 @@ pub fn groups(extent: Extent) -> Vec<Group> {
     if extent == Extent::Full {
         let mut large = Group::new(Mode::Dr, Slots::Settled, 1000, 100);
         large.add_many("IPv4 TCP, 1 M flows", 4, 1 << 20);
+        for case in &mut large.cases {
+            case.target = Some(Target {
+                at_most: LARGE_TARGET,
+                yardstick: Yardstick::OneFlow,
+            });
+        }
         groups.push(large);
     }
     groups
@@ -142,7 +179,27 @@ impl Group {
             Slots::Moving => format!("{mode}, {packets}, slots moving"),
             Slots::Pinned => format!("{mode}, {packets}, slots pinned"),
         };
-        self.cases.push(Case { name, traffic });
+        self.cases.push(Case {
+            name,
+            traffic,
+            target: self.target(&traffic),
+        });
+    }
+
+    /// What packets of one flow may take when nothing changes.
+    fn target(&self, traffic: &Traffic) -> Option<Target> {
+        if self.slots != Slots::Settled || traffic.flows != 1 {
+            return None;
+        }
+        let at_most = match self.layout.mode {
+            _ if traffic.port != PORT => ELSEWHERE_TARGET,
+            Mode::Dr => DR_TARGET,
+            Mode::Tun => TUN_TARGET,
+        };
+        Some(Target {
+            at_most,
+            yardstick: Yardstick::Encapsulation,
+        })
     }
 
     /// Established flows over all services of the group.

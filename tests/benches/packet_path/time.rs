@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::cases::{Case, Extent, XDP_TX, groups};
+use crate::cases::{Case, Extent, Target, XDP_TX, groups};
 use crate::programs::{EMPTY, ENCAPSULATE, Generator, MAC_SWAP, director};
 use crate::world::World;
 
@@ -21,6 +21,8 @@ pub struct Measured {
     pub encapsulation: Spread,
     /// MAC swap, in the same rounds.
     pub mac_swap: Spread,
+    /// How fast it should be.
+    pub target: Option<Target>,
 }
 
 /// Median and quartiles over the rounds, nanoseconds.
@@ -51,7 +53,7 @@ pub fn run(bpffs: &Path, quick: bool) -> anyhow::Result<Vec<Measured>> {
 }
 
 fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> {
-    let (rounds, repeat) = if quick { (7, 200_000) } else { (15, 1_000_000) };
+    let (rounds, repeat) = if quick { (31, 50_000) } else { (31, 500_000) };
     let mut generator = Generator::new(&case.traffic)?;
     let empty = generator.floor(EMPTY)?;
     let swap = generator.floor(MAC_SWAP)?;
@@ -77,6 +79,7 @@ fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> 
         net: program,
         encapsulation,
         mac_swap,
+        target: case.target,
     })
 }
 
