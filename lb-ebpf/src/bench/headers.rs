@@ -14,7 +14,9 @@ pub struct HeadersV4 {
     pub source: u32,
     pub destination: u32,
     pub ports: u32,
-    pub sequence: [u8; 8],
+    /// In UDP length and checksum.
+    pub sequence: u32,
+    pub acknowledgement: u32,
     pub offset_flags: [u8; 4],
     pub checksum_urgent: u32,
 }
@@ -31,10 +33,16 @@ pub struct HeadersV6 {
     pub source: [u64; 2],
     pub destination: [u64; 2],
     pub ports: u32,
-    pub sequence: [u8; 8],
+    /// In UDP length and checksum.
+    pub sequence: u32,
+    pub acknowledgement: u32,
     pub offset_flags: [u8; 4],
     pub checksum_urgent: u32,
 }
+
+/// Checksum of layer 4; 0 would stand for none. Wrong, and whoever changes it by
+/// what changes leaves it just as wrong.
+pub const CHECKSUM: u32 = 0x1234;
 
 /// To the director's MAC 02:00:00:00:00:01 from the client's.
 pub const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];

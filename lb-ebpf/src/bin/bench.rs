@@ -28,7 +28,7 @@ use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::XdpContext;
-use headers::{HeadersV4, HeadersV6, MACS, at};
+use headers::{CHECKSUM, HeadersV4, HeadersV6, MACS, at};
 use lb_common::protocol::TCP;
 
 /// The program under test, at index 0.
@@ -51,9 +51,26 @@ static TCP_FLAGS: Global<u32> = Global::new(0x10);
 /// Number of flows less one, a power of two less one; drawn at random.
 #[unsafe(no_mangle)]
 static FLOW_MASK: Global<u32> = Global::new(0);
-/// Number of VIPs, from 198.19.0.0 or 2001:db8:19:: on.
+/// Number of VIPs.
 #[unsafe(no_mangle)]
 static VIPS: Global<u32> = Global::new(1);
+/// Address of the first client, host byte order.
+#[unsafe(no_mangle)]
+static SOURCE_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_HIGH: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_LOW: Global<u64> = Global::new(0);
+/// Address of the first VIP, host byte order.
+#[unsafe(no_mangle)]
+static DESTINATION_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static DESTINATION_V6_HIGH: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static DESTINATION_V6_LOW: Global<u64> = Global::new(0);
+/// Source port of the first 2^16 flows, host byte order.
+#[unsafe(no_mangle)]
+static SOURCE_PORT: Global<u32> = Global::new(1024);
 /// Destination port, host byte order.
 #[unsafe(no_mangle)]
 static PORT: Global<u32> = Global::new(80);
@@ -146,7 +163,7 @@ fn generate(context: &XdpContext) -> Option<()> {
     let vip = ((u64::from(mixed) * u64::from(VIPS.load())) >> 32) as u32;
     // 2^16 clients with sixteen ports each: 2^20 flows, no two alike.
     let client = flow & 0xffff;
-    let client_port = 1024 + (flow >> 16) as u16;
+    let client_port = (SOURCE_PORT.load() + (flow >> 16)) as u16;
     let ports = u32::from(client_port.to_be()) | u32::from((PORT.load() as u16).to_be()) << 16;
     if VERSION.load() == 4 {
         write_v4(context, wanted, client, vip, ports)
@@ -175,8 +192,8 @@ fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
     let headers = at::<HeadersV4>(context)?;
     let length = (frame as u16 - 14).to_be();
     let protocol = PROTOCOL.load() as u8;
-    let source = (0xc612_0000 | client).to_be();
-    let destination = (0xc613_0000 + vip).to_be();
+    let source = SOURCE_V4.load().wrapping_add(client).to_be();
+    let destination = DESTINATION_V4.load().wrapping_add(vip).to_be();
     let rest = [0, 0, 0x40, 0, 64, protocol];
     let mut sum = u32::from(u16::from_ne_bytes([0x45, 0])) + u32::from(length);
     sum += 0x40 + u32::from(u16::from_ne_bytes([64, protocol]));
@@ -196,6 +213,10 @@ fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
         (*headers).ports = ports;
         if protocol == TCP {
             (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
+            (*headers).checksum_urgent = CHECKSUM;
+        } else {
+            let length = u32::from((frame as u16 - 34).to_be());
+            (*headers).sequence = length | CHECKSUM << 16;
         }
     }
     Some(())
@@ -207,8 +228,13 @@ fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
     let protocol = PROTOCOL.load() as u8;
     // In words as large as a program may read them: a load that needs several
     // stores waits for them, which packets from a NIC do not make it do.
-    let source = [0x2001_0db8_0018_0000_u64.to_be(), u64::from(client).to_be()];
-    let destination = [0x2001_0db8_0019_0000_u64.to_be(), u64::from(vip).to_be()];
+    let sum = |low: u64, n: u32| low.wrapping_add(u64::from(n));
+    let source = [SOURCE_V6_HIGH.load(), sum(SOURCE_V6_LOW.load(), client)].map(u64::to_be);
+    let destination = [
+        DESTINATION_V6_HIGH.load(),
+        sum(DESTINATION_V6_LOW.load(), vip),
+    ]
+    .map(u64::to_be);
     // SAFETY: `at` has checked the bounds.
     unsafe {
         (*headers).macs = MACS;
@@ -222,6 +248,10 @@ fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
         (*headers).ports = ports;
         if protocol == TCP {
             (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
+            (*headers).checksum_urgent = CHECKSUM;
+        } else {
+            let length = u32::from((frame as u16 - 54).to_be());
+            (*headers).sequence = length | CHECKSUM << 16;
         }
     }
     Some(())

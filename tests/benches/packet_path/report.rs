@@ -3,13 +3,18 @@
 use serde_json::json;
 
 use crate::cases::{ONE_FLOW, Yardstick};
+use crate::scaling::Scaling;
 use crate::time::{Measured, Spread};
 
 /// Prints all results.
-pub fn print(results: &[Measured], as_json: bool) {
+pub fn print(results: &[Measured], scaling: &[Scaling], as_json: bool) {
     if as_json {
         let cases: Vec<_> = results.iter().map(|r| to_json(r, results)).collect();
-        println!("{}", json!({"unit": "net ns per packet", "cases": cases}));
+        let scaling: Vec<_> = scaling.iter().map(scaling_to_json).collect();
+        println!(
+            "{}",
+            json!({"unit": "net ns per packet", "cases": cases, "two_cpus": scaling})
+        );
         return;
     }
     println!(
@@ -37,6 +42,31 @@ pub fn print(results: &[Measured], as_json: bool) {
         floor(|r| r.encapsulation),
         floor(|r| r.mac_swap)
     );
+    if scaling.is_empty() {
+        return;
+    }
+    println!(
+        "{:<46} {:>7} {:>15} {:>8}",
+        "M packets/s, generator included", "one CPU", "two CPUs", "ratio"
+    );
+    for result in scaling {
+        println!(
+            "{:<46} {:>7.2} {:>15.2} {:>8.2}",
+            result.name,
+            result.one,
+            result.two,
+            result.ratio()
+        );
+    }
+}
+
+fn scaling_to_json(result: &Scaling) -> serde_json::Value {
+    json!({
+        "name": result.name,
+        "one_cpu_mpps": result.one,
+        "two_cpus_mpps": result.two,
+        "ratio": result.ratio(),
+    })
 }
 
 /// A result against its target.
