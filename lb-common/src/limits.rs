@@ -20,11 +20,11 @@ pub const MAX_INTERFACES: u32 = 1024;
 
 /// Ring blocks for this many backends.
 ///
-/// A ring has 128 to 256 slots for each, and 256 are provided for. While slots
+/// A ring has at most 1024 slots for five, and such are provided for. While slots
 /// move a ring takes twice its size, and the one before it is still there:
 /// there is room for 1,024 backends at a time to do so.
 pub const fn ring_blocks(max_backends: u32) -> u32 {
-    const EACH: u32 = 256 / crate::ring::SLOTS_PER_BLOCK;
+    const EACH: u32 = 1024_u32.div_ceil(5 * crate::ring::SLOTS_PER_BLOCK);
     let changing = if max_backends < 1024 {
         max_backends
     } else {

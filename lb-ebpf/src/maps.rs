@@ -5,7 +5,7 @@
 //! size is a limit, not an expectation, take memory as they are filled.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue};
@@ -59,9 +59,11 @@ static LOCAL_MACS: HashMap<LocalMacKey, u32> =
 #[map]
 static RINGS: Array<RingBlock> = Array::pinned(ring_blocks(DEFAULT_MAX_BACKENDS), 0);
 
-/// Backend entries; entry 0 stays empty.
+/// Backend entries; entry 0 stays empty. Nobody maps them into memory, but only
+/// so does the kernel begin with a page: otherwise each entry would lie in two
+/// cache lines.
 #[map]
-static BACKENDS: Array<Backend> = Array::pinned(DEFAULT_MAX_BACKENDS, 0);
+static BACKENDS: Array<Backend> = Array::pinned(DEFAULT_MAX_BACKENDS, BPF_F_MMAPABLE);
 
 /// Counters of the backend entry with the same index.
 #[map]

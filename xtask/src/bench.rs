@@ -21,6 +21,9 @@ pub struct Args {
     /// Shorter rounds and no 100,000 backends: a first impression
     #[arg(long)]
     quick: bool,
+    /// Of the time of a packet only cases with this in their name
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     #[command(flatten)]
     parts: Parts,
     /// Write the instructions to xtask/instructions-baseline.json in place of

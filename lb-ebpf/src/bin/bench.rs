@@ -15,6 +15,10 @@
     reason = "the xdp attribute drops the doc comments of its functions"
 )]
 
+#[path = "../bench/floor.rs"]
+mod floor;
+#[path = "../bench/headers.rs"]
+mod headers;
 #[path = "../program.rs"]
 mod program;
 
@@ -24,6 +28,7 @@ use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, ProgramArray};
 use aya_ebpf::programs::XdpContext;
+use headers::{CHECKSUM, HeadersV4, HeadersV6, MACS, at};
 use lb_common::protocol::TCP;
 
 /// The program under test, at index 0.
@@ -46,9 +51,26 @@ static TCP_FLAGS: Global<u32> = Global::new(0x10);
 /// Number of flows less one, a power of two less one; drawn at random.
 #[unsafe(no_mangle)]
 static FLOW_MASK: Global<u32> = Global::new(0);
-/// Number of VIPs, from 198.19.0.0 or 2001:db8:19:: on.
+/// Number of VIPs.
 #[unsafe(no_mangle)]
 static VIPS: Global<u32> = Global::new(1);
+/// Address of the first client, host byte order.
+#[unsafe(no_mangle)]
+static SOURCE_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_HIGH: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_LOW: Global<u64> = Global::new(0);
+/// Address of the first VIP, host byte order.
+#[unsafe(no_mangle)]
+static DESTINATION_V4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static DESTINATION_V6_HIGH: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static DESTINATION_V6_LOW: Global<u64> = Global::new(0);
+/// Source port of the first 2^16 flows, host byte order.
+#[unsafe(no_mangle)]
+static SOURCE_PORT: Global<u32> = Global::new(1024);
 /// Destination port, host byte order.
 #[unsafe(no_mangle)]
 static PORT: Global<u32> = Global::new(80);
@@ -95,7 +117,7 @@ pub fn floor_drop(_: XdpContext) -> u32 {
 
 #[xdp(frags)]
 pub fn floor_mac_swap(context: XdpContext) -> u32 {
-    match mac_swap(&context) {
+    match floor::mac_swap(&context) {
         Some(()) => XDP_TX,
         None => XDP_DROP,
     }
@@ -103,7 +125,7 @@ pub fn floor_mac_swap(context: XdpContext) -> u32 {
 
 #[xdp(frags)]
 pub fn floor_encapsulate(context: XdpContext) -> u32 {
-    match encapsulate(&context) {
+    match floor::encapsulate(&context) {
         Some(()) => XDP_TX,
         None => XDP_DROP,
     }
@@ -141,7 +163,7 @@ fn generate(context: &XdpContext) -> Option<()> {
     let vip = ((u64::from(mixed) * u64::from(VIPS.load())) >> 32) as u32;
     // 2^16 clients with sixteen ports each: 2^20 flows, no two alike.
     let client = flow & 0xffff;
-    let client_port = 1024 + (flow >> 16) as u16;
+    let client_port = (SOURCE_PORT.load() + (flow >> 16)) as u16;
     let ports = u32::from(client_port.to_be()) | u32::from((PORT.load() as u16).to_be()) << 16;
     if VERSION.load() == 4 {
         write_v4(context, wanted, client, vip, ports)
@@ -165,50 +187,13 @@ fn next_flow() -> Option<u32> {
     }
 }
 
-/// Ethernet, IPv4 and the start of layer 4.
-#[repr(C, packed)]
-struct HeadersV4 {
-    macs: [u8; 12],
-    ethertype: u16,
-    start: [u8; 2],
-    length: u16,
-    rest: [u8; 6],
-    checksum: u16,
-    source: u32,
-    destination: u32,
-    ports: u32,
-    sequence: [u8; 8],
-    offset_flags: [u8; 4],
-    checksum_urgent: u32,
-}
-
-/// Ethernet, IPv6 and the start of layer 4.
-#[repr(C, packed)]
-struct HeadersV6 {
-    macs: [u8; 12],
-    ethertype: u16,
-    start: [u8; 4],
-    length: u16,
-    next_header: u8,
-    hop_limit: u8,
-    source: [u64; 2],
-    destination: [u64; 2],
-    ports: u32,
-    sequence: [u8; 8],
-    offset_flags: [u8; 4],
-    checksum_urgent: u32,
-}
-
-/// To the director's MAC 02:00:00:00:00:01 from the client's.
-const MACS: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
-
 #[inline(always)]
 fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32) -> Option<()> {
     let headers = at::<HeadersV4>(context)?;
     let length = (frame as u16 - 14).to_be();
     let protocol = PROTOCOL.load() as u8;
-    let source = (0xc612_0000 | client).to_be();
-    let destination = (0xc613_0000 + vip).to_be();
+    let source = SOURCE_V4.load().wrapping_add(client).to_be();
+    let destination = DESTINATION_V4.load().wrapping_add(vip).to_be();
     let rest = [0, 0, 0x40, 0, 64, protocol];
     let mut sum = u32::from(u16::from_ne_bytes([0x45, 0])) + u32::from(length);
     sum += 0x40 + u32::from(u16::from_ne_bytes([64, protocol]));
@@ -228,6 +213,10 @@ fn write_v4(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
         (*headers).ports = ports;
         if protocol == TCP {
             (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
+            (*headers).checksum_urgent = CHECKSUM;
+        } else {
+            let length = u32::from((frame as u16 - 34).to_be());
+            (*headers).sequence = length | CHECKSUM << 16;
         }
     }
     Some(())
@@ -239,8 +228,13 @@ fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
     let protocol = PROTOCOL.load() as u8;
     // In words as large as a program may read them: a load that needs several
     // stores waits for them, which packets from a NIC do not make it do.
-    let source = [0x2001_0db8_0018_0000_u64.to_be(), u64::from(client).to_be()];
-    let destination = [0x2001_0db8_0019_0000_u64.to_be(), u64::from(vip).to_be()];
+    let sum = |low: u64, n: u32| low.wrapping_add(u64::from(n));
+    let source = [SOURCE_V6_HIGH.load(), sum(SOURCE_V6_LOW.load(), client)].map(u64::to_be);
+    let destination = [
+        DESTINATION_V6_HIGH.load(),
+        sum(DESTINATION_V6_LOW.load(), vip),
+    ]
+    .map(u64::to_be);
     // SAFETY: `at` has checked the bounds.
     unsafe {
         (*headers).macs = MACS;
@@ -254,20 +248,11 @@ fn write_v6(context: &XdpContext, frame: u32, client: u32, vip: u32, ports: u32)
         (*headers).ports = ports;
         if protocol == TCP {
             (*headers).offset_flags = [0x50, TCP_FLAGS.load() as u8, 0xff, 0xff];
+            (*headers).checksum_urgent = CHECKSUM;
+        } else {
+            let length = u32::from((frame as u16 - 54).to_be());
+            (*headers).sequence = length | CHECKSUM << 16;
         }
-    }
-    Some(())
-}
-
-/// Swaps the MAC addresses, after the bounds check that every balancer needs.
-#[inline(always)]
-fn mac_swap(context: &XdpContext) -> Option<()> {
-    let headers = at::<HeadersV4>(context)?;
-    // SAFETY: `at` has checked the bounds.
-    unsafe {
-        let macs = (*headers).macs;
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-        (*headers).macs = [g, h, i, j, k, l, a, b, c, d, e, f];
     }
     Some(())
 }
@@ -288,71 +273,4 @@ fn is_expected(context: &XdpContext) -> Option<bool> {
             && u32::from_be(destination) >> 24 == EXPECTED_DESTINATION.load()
             && u32::from(rest[5]) == EXPECTED_PROTOCOL.load(),
     )
-}
-
-/// Encapsulates in IPIP with constant addresses and no map at all: IPv4 in
-/// IPv4, IPv6 in IPv6.
-#[inline(always)]
-fn encapsulate(context: &XdpContext) -> Option<()> {
-    let headers = at::<HeadersV4>(context)?;
-    // SAFETY: `at` has checked the bounds.
-    let (ethertype, tos, length, salt) = unsafe {
-        let h = &raw const (*headers);
-        let v6_salt = (*h).source;
-        ((*h).ethertype, (*h).start[1], (*h).length, v6_salt)
-    };
-    if ethertype == 0x0800_u16.to_be() {
-        // SAFETY: the context is the kernel's.
-        if unsafe { bpf_xdp_adjust_head(context.ctx, -20) } != 0 {
-            return None;
-        }
-        let outer = at::<HeadersV4>(context)?;
-        let total = u16::from_be(length) + 20;
-        let source = 0x0200_00c0_u32 | (salt & 0xff) << 16;
-        let destination = 0x1571_00cb_u32;
-        let mut sum = u32::from(u16::from_ne_bytes([0x45, tos])) + u32::from(total.to_be());
-        sum += 0x40 + u32::from(u16::from_ne_bytes([64, 4]));
-        sum += (source & 0xffff) + (source >> 16) + (destination & 0xffff) + (destination >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        // SAFETY: `at` has checked the bounds.
-        unsafe {
-            (*outer).macs = MACS;
-            (*outer).ethertype = ethertype;
-            (*outer).start = [0x45, tos];
-            (*outer).length = total.to_be();
-            (*outer).rest = [0, 0, 0x40, 0, 64, 4];
-            (*outer).checksum = !(sum as u16);
-            (*outer).source = source;
-            (*outer).destination = destination;
-        }
-    } else {
-        let inner = at::<HeadersV6>(context)?;
-        // SAFETY: `at` has checked the bounds.
-        let length = unsafe { (*inner).length };
-        // SAFETY: the context is the kernel's.
-        if unsafe { bpf_xdp_adjust_head(context.ctx, -40) } != 0 {
-            return None;
-        }
-        let outer = at::<HeadersV6>(context)?;
-        // SAFETY: `at` has checked the bounds.
-        unsafe {
-            (*outer).macs = MACS;
-            (*outer).ethertype = ethertype;
-            (*outer).start = [0x60, 0, 0, 0];
-            (*outer).length = (u16::from_be(length) + 40).to_be();
-            (*outer).next_header = 41;
-            (*outer).hop_limit = 64;
-            (*outer).source = [0x2001_0db8_u64.to_be() >> 32, u64::from(salt)];
-            (*outer).destination = [0x2001_0db8_u64.to_be() >> 32, 1_u64.to_be()];
-        }
-    }
-    Some(())
-}
-
-/// The start of the packet as a `T`, if all of it is there.
-#[inline(always)]
-fn at<T>(context: &XdpContext) -> Option<*mut T> {
-    let address = context.data();
-    (address + size_of::<T>() <= context.data_end()).then_some(address as *mut T)
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use lb_common::protocol::{TCP, UDP};
 
 use crate::programs::{Generator, Traffic, director};
-use crate::world::{LOOPBACK, Layout, Mode, Slots, World};
+use crate::router;
+use crate::world::{CLIENT_PORT, LOOPBACK, Layout, Mode, PORT, Slots, World, client, vip};
 
 const XDP_PASS: u32 = 2;
 /// What all programs but those that pass return.
@@ -14,20 +15,62 @@ pub const XDP_TX: u32 = 3;
 pub const ACK: u32 = 0x10;
 /// Flags of a flow's first packet.
 pub const SYN: u32 = 0x02;
-/// Of every service.
-const PORT: u32 = 80;
-/// Of none.
-const OTHER_PORT: u32 = 81;
+/// Of no service.
+const OTHER_PORT: u16 = 81;
+
+/// How many times as long as a constant encapsulation a packet may take.
+const TUN_TARGET: f64 = 3.3;
+const DR_TARGET: f64 = 2.9;
+const ELSEWHERE_TARGET: f64 = 1.5;
+/// How many times as long as one flow's a packet to any of 100,000 backends
+/// may take.
+const LARGE_TARGET: f64 = 6.0;
 
 /// Packets of one kind in a world.
 pub struct Case {
     /// Mode, packets and, if it is not settled, state of the slots.
     pub name: String,
-    /// The packets.
+    /// The client's packets.
     pub traffic: Traffic,
+    /// Whether what a backend answers to them is measured in their place.
+    pub is_reply: bool,
+    /// How fast it should be.
+    pub target: Option<Target>,
 }
 
+/// How fast a case should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// At most so many times as slow as the yardstick.
+    pub at_most: f64,
+    /// What it is compared with.
+    pub yardstick: Yardstick,
+}
+
+/// What a case is compared with.
+#[derive(Clone, Copy, Debug)]
+pub enum Yardstick {
+    /// The encapsulation to a constant destination, in the same rounds.
+    Encapsulation,
+    /// The same packets, of one flow.
+    OneFlow,
+}
+
+/// Name of the case that is [`Yardstick::OneFlow`].
+pub const ONE_FLOW: &str = "DR, IPv4 TCP, one flow";
+
 impl Case {
+    /// A generator of its packets.
+    pub fn generator(&self, world: &World) -> anyhow::Result<Generator> {
+        let interface = world.layout.interface;
+        let mut generator = Generator::new(&self.traffic, interface)?;
+        if !self.is_reply {
+            return Ok(generator);
+        }
+        let sent = generator.outputs(&director(&world.bpffs)?, 1, XDP_TX)?;
+        Generator::new(&self.traffic.answer(&sent[0]), interface)
+    }
+
     /// Whether they are forwarded.
     pub fn is_for_a_service(&self) -> bool {
         self.traffic.port == PORT
@@ -94,18 +137,49 @@ pub fn groups(extent: Extent) -> Vec<Group> {
         group.add("IPv6 TCP, one recorded flow", one(6, TCP, ACK));
         groups.push(group);
     }
+    groups.extend([Mode::Nat, Mode::FullNat].map(|mode| translated(mode, services)));
     if extent == Extent::Full {
         let mut large = Group::new(Mode::Dr, Slots::Settled, 1000, 100);
         large.add_many("IPv4 TCP, 1 M flows", 4, 1 << 20);
+        for case in &mut large.cases {
+            case.target = Some(Target {
+                at_most: LARGE_TARGET,
+                yardstick: Yardstick::OneFlow,
+            });
+        }
         groups.push(large);
     }
     groups
 }
 
+/// Packets of flows that are translated, there and back.
+fn translated(mode: Mode, services: u32) -> Group {
+    let mut group = Group::new(mode, Slots::Settled, services, 10);
+    for version in [4, 6] {
+        let tcp = one(version, TCP, ACK);
+        let udp = one(version, UDP, 0);
+        group.add(&format!("IPv{version} TCP, one flow"), tcp);
+        if mode == Mode::Nat {
+            let syn = one(version, TCP, SYN);
+            group.add(&format!("IPv{version} TCP SYN, one flow"), syn);
+        }
+        group.add(&format!("IPv{version} UDP, one flow"), udp);
+        for (name, traffic) in [("TCP", tcp), ("UDP", udp)] {
+            group.add(&format!("IPv{version} {name} reply, one flow"), traffic);
+            if let Some(case) = group.cases.last_mut() {
+                case.is_reply = true;
+            }
+        }
+    }
+    group
+}
+
 /// Packets of one flow to the first service.
 pub fn one(version: u32, protocol: u8, flags: u32) -> Traffic {
+    let is_v4 = version == 4;
     Traffic {
-        version,
+        from: (client(is_v4), CLIENT_PORT),
+        to: vip(is_v4, 0),
         protocol: protocol.into(),
         flags,
         flows: 1,
@@ -128,7 +202,10 @@ impl Group {
                 mode,
                 services,
                 each,
-                interface: LOOPBACK,
+                interface: match mode {
+                    Mode::Dr | Mode::Tun => LOOPBACK,
+                    Mode::Nat | Mode::FullNat => router::INTERFACE,
+                },
             },
             slots,
             cases: Vec::new(),
@@ -142,7 +219,29 @@ impl Group {
             Slots::Moving => format!("{mode}, {packets}, slots moving"),
             Slots::Pinned => format!("{mode}, {packets}, slots pinned"),
         };
-        self.cases.push(Case { name, traffic });
+        self.cases.push(Case {
+            name,
+            traffic,
+            is_reply: false,
+            target: self.target(&traffic),
+        });
+    }
+
+    /// What packets of one flow may take when nothing changes.
+    fn target(&self, traffic: &Traffic) -> Option<Target> {
+        if self.slots != Slots::Settled || traffic.flows != 1 {
+            return None;
+        }
+        let at_most = match self.layout.mode {
+            _ if traffic.port != PORT => ELSEWHERE_TARGET,
+            Mode::Dr => DR_TARGET,
+            Mode::Tun => TUN_TARGET,
+            Mode::Nat | Mode::FullNat => return None,
+        };
+        Some(Target {
+            at_most,
+            yardstick: Yardstick::Encapsulation,
+        })
     }
 
     /// Established flows over all services of the group.
@@ -165,7 +264,8 @@ impl Group {
             for case in &self.cases {
                 let program = director(bpffs)?;
                 let flows = case.traffic.flows;
-                Generator::new(&case.traffic)?.run(&program, flows, case.verdict())?;
+                let mut generator = case.generator(&world)?;
+                generator.run(&program, flows, case.verdict())?;
             }
         }
         if self.slots == Slots::Pinned {

@@ -69,7 +69,7 @@ struct Counts {
 }
 
 fn count(world: &World, case: &Case) -> anyhow::Result<Counts> {
-    let mut generator = Generator::new(&case.traffic)?;
+    let mut generator = case.generator(world)?;
     let empty = generator.floor(EMPTY)?;
     let mac_swap = generator.floor(MAC_SWAP)?;
     let program = director(&world.bpffs)?;
@@ -97,7 +97,7 @@ fn look(
     let received = generator.outputs(program, LOOKED_AT, case.verdict())?;
     for (sent, received) in sent.iter().zip(&received) {
         if case.is_for_a_service() {
-            forwarded::check(world.layout, sent, received)
+            forwarded::check(world.layout, case, sent, received)
                 .with_context(|| format!("{sent:02x?} became {received:02x?}"))?;
         } else {
             ensure!(sent == received, "{sent:02x?} became {received:02x?}");

@@ -4,27 +4,22 @@
 mod cases;
 mod clock;
 mod forwarded;
+mod headers;
 mod instructions;
 mod memory;
 mod programs;
 mod report;
+mod router;
+mod scaling;
 mod sink;
 mod time;
 mod wire;
 mod world;
 
-use std::path::Path;
-
 use integration::Lab;
-
-/// Where a machine that counts has its BPF file system.
-const MACHINES_BPFFS: &str = "/sys/fs/bpf";
 
 fn main() -> anyhow::Result<()> {
     let has = |name: &str| std::env::args().any(|argument| argument == name);
-    if has("--instructions") {
-        return instructions::run(Path::new(MACHINES_BPFFS));
-    }
     if has("--wire") {
         return wire::run();
     }
@@ -33,7 +28,19 @@ fn main() -> anyhow::Result<()> {
         return memory::run(lab.bpffs());
     }
     let host = lab.host("director")?;
-    let results = host.in_namespace(|| time::run(lab.bpffs(), has("--quick")))?;
-    report::print(&results, has("--json"));
+    router::set_up(&host)?;
+    if has("--instructions") {
+        return host.in_namespace(|| instructions::run(lab.bpffs()));
+    }
+    let is_quick = has("--quick");
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--only");
+    let only = arguments.nth(1).unwrap_or_default();
+    let results = host.in_namespace(|| time::run(lab.bpffs(), is_quick, &only))?;
+    let scaling = if only.is_empty() {
+        host.in_namespace(|| scaling::run(lab.bpffs(), is_quick))?
+    } else {
+        Vec::new()
+    };
+    report::print(&results, &scaling, has("--json"));
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The generator with a program behind it, and how long both take.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -7,13 +8,19 @@ use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunAttrs};
 use aya_obj::programs::XdpAttachType;
+use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
+
+use crate::headers::Headers;
+use crate::world::LOOPBACK;
 
 /// What the generator writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Traffic {
-    /// IP version.
-    pub version: u32,
+    /// First client, and its port.
+    pub from: (IpAddr, u16),
+    /// First VIP.
+    pub to: IpAddr,
     /// IP protocol number.
     pub protocol: u32,
     /// TCP flags.
@@ -23,7 +30,21 @@ pub struct Traffic {
     /// Number of VIPs.
     pub vips: u32,
     /// Destination port.
-    pub port: u32,
+    pub port: u16,
+}
+
+impl Traffic {
+    /// What a receiver answers to one of these packets as it has become.
+    pub fn answer(self, received: &[u8]) -> Self {
+        let received = Headers::of(received);
+        let (to, port) = received.source;
+        Self {
+            from: received.destination,
+            to,
+            port,
+            ..self
+        }
+    }
 }
 
 /// What each packet took, the generator's share included.
@@ -44,6 +65,8 @@ const BATCH: u32 = 64;
 /// The generator, ready for any program behind it.
 pub struct Generator {
     object: Ebpf,
+    /// As BPF_PROG_TEST_RUN is told where packets come by.
+    context: Option<Vec<u8>>,
 }
 
 /// The floors, by name of their program.
@@ -56,18 +79,34 @@ pub const MAC_SWAP: &str = "floor_mac_swap";
 pub const ENCAPSULATE: &str = "floor_encapsulate";
 
 impl Generator {
-    /// Loads the generator for this traffic.
-    pub fn new(traffic: &Traffic) -> anyhow::Result<Self> {
+    /// Loads the generator for this traffic, which comes by an interface of
+    /// this namespace.
+    pub fn new(traffic: &Traffic, interface: &str) -> anyhow::Result<Self> {
         let path = object();
         let mut loader = EbpfLoader::new();
         let mask = traffic.flows - 1;
+        let version: u32 = if traffic.to.is_ipv4() { 4 } else { 6 };
+        let (client, port) = traffic.from;
+        let ends = [
+            ("SOURCE", words(client)),
+            ("DESTINATION", words(traffic.to)),
+        ];
+        let ends = ends.map(|(end, words)| (global_names(end), words));
+        for ([v4, high, low], words) in &ends {
+            loader
+                .override_global(v4, &words.v4, true)
+                .override_global(high, &words.high, true)
+                .override_global(low, &words.low, true);
+        }
+        let ports = [port, traffic.port].map(u32::from);
         loader
-            .override_global("VERSION", &traffic.version, true)
+            .override_global("VERSION", &version, true)
+            .override_global("SOURCE_PORT", &ports[0], true)
             .override_global("PROTOCOL", &traffic.protocol, true)
             .override_global("TCP_FLAGS", &traffic.flags, true)
             .override_global("FLOW_MASK", &mask, true)
             .override_global("VIPS", &traffic.vips, true)
-            .override_global("PORT", &traffic.port, true)
+            .override_global("PORT", &ports[1], true)
             .override_global("FRAME_LENGTH", &FRAME, true);
         let mut object = loader
             .load_file(&path)
@@ -75,7 +114,13 @@ impl Generator {
         for name in ["generator", EMPTY, DROP, MAC_SWAP, ENCAPSULATE] {
             xdp(&mut object, name)?.load()?;
         }
-        Ok(Self { object })
+        // Without a context they come by the loopback interface.
+        let context = if interface == LOOPBACK {
+            None
+        } else {
+            Some(context(if_nametoindex(interface)?))
+        };
+        Ok(Self { object, context })
     }
 
     /// File descriptor of a floor.
@@ -91,6 +136,7 @@ impl Generator {
         let frame = vec![0; FRAME as usize];
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
+        options.ctx_in = self.context.as_deref();
         options.repeat = repeat;
         let before = thread_ns()?;
         let result = generator.test_run(options)?;
@@ -119,6 +165,7 @@ impl Generator {
                 let mut options = TestRunOptions::new();
                 options.data_in = Some(&frame);
                 options.data_out = Some(&mut output);
+                options.ctx_in = self.context.as_deref();
                 let result = generator.test_run(options)?;
                 ensure_verdict(&result, verdict)?;
                 output.truncate(result.data_size_out as usize);
@@ -135,11 +182,7 @@ impl Generator {
     pub fn send(&mut self, interface: u32, packets: u32) -> anyhow::Result<u64> {
         let generator = xdp(&mut self.object, "generator")?;
         let frame = vec![0; FRAME as usize];
-        // `struct xdp_md`: where the packet begins, ends and has its metadata,
-        // interface and queue that it came by, interface that it leaves by.
-        let context = [0, FRAME, 0, interface, 0, 0]
-            .map(u32::to_ne_bytes)
-            .concat();
+        let context = context(interface);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&frame);
         options.ctx_in = Some(&context);
@@ -157,6 +200,40 @@ impl Generator {
         let map = self.object.map_mut("STATE").context("no STATE")?;
         Ok(Array::<_, u32>::try_from(map)?.set(0, 0x1234_5678_u32, 0)?)
     }
+}
+
+/// `struct xdp_md`: where the packet begins, ends and has its metadata,
+/// interface and queue that it came by, interface that it leaves by.
+fn context(interface: u32) -> Vec<u8> {
+    [0, FRAME, 0, interface, 0, 0]
+        .map(u32::to_ne_bytes)
+        .concat()
+}
+
+/// An address as the generator's globals have it, in host byte order.
+#[derive(Default)]
+struct Words {
+    v4: u32,
+    high: u64,
+    low: u64,
+}
+
+fn words(address: IpAddr) -> Words {
+    match address {
+        IpAddr::V4(address) => Words {
+            v4: address.to_bits(),
+            ..Words::default()
+        },
+        IpAddr::V6(address) => Words {
+            high: (address.to_bits() >> 64) as u64,
+            low: address.to_bits() as u64,
+            ..Words::default()
+        },
+    }
+}
+
+fn global_names(end: &str) -> [String; 3] {
+    ["V4", "V6_HIGH", "V6_LOW"].map(|word| format!("{end}_{word}"))
 }
 
 /// The director's program, from its pin.

@@ -2,27 +2,34 @@
 
 use serde_json::json;
 
+use crate::cases::{ONE_FLOW, Yardstick};
+use crate::scaling::Scaling;
 use crate::time::{Measured, Spread};
 
 /// Prints all results.
-pub fn print(results: &[Measured], as_json: bool) {
+pub fn print(results: &[Measured], scaling: &[Scaling], as_json: bool) {
     if as_json {
-        let cases: Vec<_> = results.iter().map(to_json).collect();
-        println!("{}", json!({"unit": "net ns per packet", "cases": cases}));
+        let cases: Vec<_> = results.iter().map(|r| to_json(r, results)).collect();
+        let scaling: Vec<_> = scaling.iter().map(scaling_to_json).collect();
+        println!(
+            "{}",
+            json!({"unit": "net ns per packet", "cases": cases, "two_cpus": scaling})
+        );
         return;
     }
     println!(
-        "{:<46} {:>7} {:>15} {:>10} {:>10}",
+        "{:<46} {:>7} {:>15} {:>8} {:>8}  target",
         "case", "net ns", "quartiles", "x encap", "x swap"
     );
     for result in results {
         let Spread { median, low, high } = result.net;
         println!(
-            "{:<46} {median:>7.1} {:>15} {:>10.2} {:>10.1}",
+            "{:<46} {median:>7.1} {:>15} {:>8.2} {:>8.1}  {}",
             result.name,
             format!("{low:.1} to {high:.1}"),
             median / result.encapsulation.median,
             median / result.mac_swap.median,
+            Judgement::of(result, results).map_or_else(String::new, |j| j.in_words()),
         );
     }
     let floor = |spread: fn(&Measured) -> Spread| {
@@ -35,9 +42,82 @@ pub fn print(results: &[Measured], as_json: bool) {
         floor(|r| r.encapsulation),
         floor(|r| r.mac_swap)
     );
+    if scaling.is_empty() {
+        return;
+    }
+    println!(
+        "{:<46} {:>7} {:>15} {:>8}",
+        "M packets/s, generator included", "one CPU", "two CPUs", "ratio"
+    );
+    for result in scaling {
+        println!(
+            "{:<46} {:>7.2} {:>15.2} {:>8.2}",
+            result.name,
+            result.one,
+            result.two,
+            result.ratio()
+        );
+    }
 }
 
-fn to_json(result: &Measured) -> serde_json::Value {
+fn scaling_to_json(result: &Scaling) -> serde_json::Value {
+    json!({
+        "name": result.name,
+        "one_cpu_mpps": result.one,
+        "two_cpus_mpps": result.two,
+        "ratio": result.ratio(),
+    })
+}
+
+/// A result against its target.
+struct Judgement {
+    yardstick: &'static str,
+    ratio: f64,
+    at_most: f64,
+}
+
+impl Judgement {
+    fn of(result: &Measured, results: &[Measured]) -> Option<Self> {
+        let target = result.target?;
+        let (yardstick, one) = match target.yardstick {
+            Yardstick::Encapsulation => ("constant encapsulation", &result.encapsulation),
+            Yardstick::OneFlow => {
+                let one_flow = results.iter().find(|r| r.name == ONE_FLOW)?;
+                ("one flow", &one_flow.net)
+            }
+        };
+        Some(Self {
+            yardstick,
+            ratio: result.net.median / one.median,
+            at_most: target.at_most,
+        })
+    }
+
+    fn is_met(&self) -> bool {
+        self.ratio <= self.at_most
+    }
+
+    fn in_words(&self) -> String {
+        let met = if self.is_met() { "met" } else { "missed" };
+        let Self {
+            yardstick,
+            ratio,
+            at_most,
+        } = self;
+        format!("{met}: {ratio:.2} x {yardstick}, at most {at_most:.1}")
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "yardstick": self.yardstick,
+            "ratio": self.ratio,
+            "at_most": self.at_most,
+            "met": self.is_met(),
+        })
+    }
+}
+
+fn to_json(result: &Measured, results: &[Measured]) -> serde_json::Value {
     let spread = |s: &Spread| json!({"median": s.median, "low": s.low, "high": s.high});
     json!({
         "name": result.name,
@@ -45,5 +125,6 @@ fn to_json(result: &Measured) -> serde_json::Value {
         "constant_encapsulation": spread(&result.encapsulation),
         "mac_swap": spread(&result.mac_swap),
         "ratio_to_constant_encapsulation": result.net.median / result.encapsulation.median,
+        "target": Judgement::of(result, results).map(|j| j.to_json()),
     })
 }

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use crate::cases::{Case, Extent, XDP_TX, groups};
-use crate::programs::{EMPTY, ENCAPSULATE, Generator, MAC_SWAP, director};
+use crate::cases::{Case, Extent, Target, XDP_TX, groups};
+use crate::programs::{EMPTY, ENCAPSULATE, MAC_SWAP, director};
 use crate::world::World;
 
 /// Net nanoseconds per packet of one case.
@@ -21,6 +21,8 @@ pub struct Measured {
     pub encapsulation: Spread,
     /// MAC swap, in the same rounds.
     pub mac_swap: Spread,
+    /// How fast it should be.
+    pub target: Option<Target>,
 }
 
 /// Median and quartiles over the rounds, nanoseconds.
@@ -34,14 +36,22 @@ pub struct Spread {
     pub high: f64,
 }
 
-/// Measures everything.
-pub fn run(bpffs: &Path, quick: bool) -> anyhow::Result<Vec<Measured>> {
-    let extent = if quick { Extent::Quick } else { Extent::Full };
+/// Measures everything, or only cases with `only` in their name.
+pub fn run(bpffs: &Path, quick: bool, only: &str) -> anyhow::Result<Vec<Measured>> {
+    let extent = if quick && only.is_empty() {
+        Extent::Quick
+    } else {
+        Extent::Full
+    };
+    let is_wanted = |case: &&Case| case.name.contains(only);
     let mut results = Vec::new();
     for (i, group) in groups(extent).iter().enumerate() {
+        if group.cases.iter().find(is_wanted).is_none() {
+            continue;
+        }
         let bpffs = bpffs.join(format!("bench{i}"));
         let world = group.world(&bpffs)?;
-        for case in &group.cases {
+        for case in group.cases.iter().filter(is_wanted) {
             eprintln!("{}", case.name);
             results.push(measure(&world, case, quick)?);
         }
@@ -51,8 +61,8 @@ pub fn run(bpffs: &Path, quick: bool) -> anyhow::Result<Vec<Measured>> {
 }
 
 fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> {
-    let (rounds, repeat) = if quick { (7, 200_000) } else { (15, 1_000_000) };
-    let mut generator = Generator::new(&case.traffic)?;
+    let (rounds, repeat) = if quick { (31, 50_000) } else { (31, 500_000) };
+    let mut generator = case.generator(world)?;
     let empty = generator.floor(EMPTY)?;
     let swap = generator.floor(MAC_SWAP)?;
     let encapsulate = generator.floor(ENCAPSULATE)?;
@@ -77,6 +87,7 @@ fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> 
         net: program,
         encapsulation,
         mac_swap,
+        target: case.target,
     })
 }
 

@@ -22,8 +22,11 @@ use serde_json::{Value, json};
 use crate::cases::{ACK, SYN, one};
 use crate::clock;
 use crate::programs::{DROP, EMPTY, Generator, MAC_SWAP, Traffic, object, xdp};
+use crate::router::text;
 use crate::sink::{Expected, Sink};
-use crate::world::{DIRECTOR_MAC, Layout, Mode, World, backend_address, backend_mac, vip};
+use crate::world::{
+    DIRECTOR_MAC, LOOPBACK, Layout, Mode, World, backend_address, backend_mac, vip,
+};
 
 /// The client's end of the pair, and the director's.
 const CLIENT: &str = "c0";
@@ -54,7 +57,7 @@ enum Way {
 }
 
 /// The ways by mode and name; those of one mode are compared.
-const WAYS: [(&str, &str, Way); 8] = [
+const WAYS: [(&str, &str, Way); 9] = [
     ("", "source", Way::Source),
     ("", "MAC swap in XDP", Way::Swap),
     ("", "routing", Way::Route),
@@ -63,6 +66,7 @@ const WAYS: [(&str, &str, Way); 8] = [
     ("NAT", "IPVS", Way::Ipvs("--masquerading")),
     ("DR", "ours", Way::Ours(Mode::Dr)),
     ("TUN", "ours", Way::Ours(Mode::Tun)),
+    ("NAT", "ours", Way::Ours(Mode::Nat)),
 ];
 
 /// Counts all ways and prints the result as JSON.
@@ -104,7 +108,9 @@ impl Way {
             Self::Route | Self::Ipvs("--gatewaying") | Self::Ours(Mode::Dr) => {
                 (backend_mac(0), 198, TCP)
             }
-            Self::Ipvs("--masquerading") => (backend_mac(0), 10, TCP),
+            Self::Ipvs("--masquerading") | Self::Ours(Mode::Nat | Mode::FullNat) => {
+                (backend_mac(0), 10, TCP)
+            }
             Self::Ipvs(_) | Self::Ours(Mode::Tun) => (backend_mac(0), 10, libc::IPPROTO_IPIP as u8),
         };
         Expected {
@@ -187,7 +193,7 @@ impl Way {
         runs: usize,
     ) -> anyhow::Result<[Vec<u64>; 2]> {
         let interface = if_nametoindex(CLIENT)?;
-        let mut generator = Generator::new(traffic)?;
+        let mut generator = Generator::new(traffic, LOOPBACK)?;
         let behind = match self {
             Self::Source => generator.floor(DROP)?,
             _ => generator.floor(EMPTY)?,
@@ -250,8 +256,4 @@ fn as_router(lab: &Lab, director: &Host) -> anyhow::Result<()> {
         director.run("ip", [&entry[..], &["dev", DIRECTOR]].concat())?;
     }
     Ok(())
-}
-
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use lb_common::backend::mode;
 use lb_common::counters::DropReason;
+use lb_common::nat::PoolPort;
 use lb_common::protocol::{TCP, UDP};
 use lb_ctl::dataplane::{self, Dataplane as _, Kernel, LoadOptions, ServiceKey, XdpPolicy};
 use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop, State, plan};
@@ -21,6 +23,10 @@ pub enum Mode {
     Dr,
     /// VS/TUN to backends of the same IP version.
     Tun,
+    /// VS/NAT, the director being the backends' gateway.
+    Nat,
+    /// VS/NAT of both ends.
+    FullNat,
 }
 
 impl fmt::Display for Mode {
@@ -28,6 +34,8 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Dr => "DR",
             Self::Tun => "TUN",
+            Self::Nat => "NAT",
+            Self::FullNat => "full NAT",
         })
     }
 }
@@ -83,6 +91,18 @@ pub struct World {
 /// The MAC that the generator sends to.
 pub const DIRECTOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
+/// MAC of the router to the clients.
+pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+
+/// Of every service.
+pub const PORT: u16 = 80;
+/// Of every backend in NAT mode.
+pub const NAT_PORT: u16 = 8080;
+/// Of the first client.
+pub const CLIENT_PORT: u16 = 1024;
+/// Of each address of the pool.
+pub const POOL_PORTS: RangeInclusive<u16> = 20_000..=20_063;
+
 /// BPF_PROG_TEST_RUN without a context receives on the loopback interface.
 pub const LOOPBACK: &str = "lo";
 
@@ -113,6 +133,12 @@ impl World {
         };
         let mut state = world.state()?;
         world.follow(&mut state, &desired(layout, index, 0), 0)?;
+        for (&number, address) in state.pool() {
+            for port in POOL_PORTS {
+                let port = PoolPort::new(number, port);
+                world.kernel.nat().add_port(address.is_ipv4(), port)?;
+            }
+        }
         Ok(world)
     }
 
@@ -183,7 +209,8 @@ impl World {
     pub fn counted(&self) -> anyhow::Result<(u64, u64)> {
         let mut forwarded = 0;
         for id in 1..=self.layout.max_backends() {
-            forwarded += self.kernel.counters(id)?.packets;
+            let counters = self.kernel.counters(id)?;
+            forwarded += counters.packets + counters.reply_packets;
         }
         let mut dropped = 0;
         for &reason in DropReason::ALL {
@@ -206,12 +233,15 @@ fn desired(layout: Layout, interface: u32, generation: u32) -> Desired {
         interfaces: BTreeSet::new(),
         ..Desired::default()
     };
+    if mode == Mode::FullNat {
+        desired.pool = [true, false].map(pool_address).into();
+    }
     for service in 0..services {
         for is_v4 in [true, false] {
             for protocol in [TCP, UDP] {
                 let key = ServiceKey {
                     vip: vip(is_v4, service),
-                    port: 80,
+                    port: PORT,
                     protocol,
                 };
                 let backends = (0..each)
@@ -227,7 +257,11 @@ fn desired(layout: Layout, interface: u32, generation: u32) -> Desired {
                 let service = DesiredService {
                     hash_key: 0x0123_4567_89ab_cdef,
                     idle_timeout: IDLE_TIMEOUT,
-                    nat: Nat::Gateway,
+                    nat: if mode == Mode::FullNat {
+                        Nat::Full
+                    } else {
+                        Nat::Gateway
+                    },
                     backends,
                 };
                 desired.services.insert(key, service);
@@ -235,6 +269,30 @@ fn desired(layout: Layout, interface: u32, generation: u32) -> Desired {
         }
     }
     desired
+}
+
+/// The first client, as the generator counts them: of RFC 2544's range, and
+/// documentation's.
+pub fn client(is_v4: bool) -> IpAddr {
+    if is_v4 {
+        client_v4(0)
+    } else {
+        Ipv6Addr::from_bits(0x2001_0db8_0018_0000 << 64).into()
+    }
+}
+
+/// The IPv4 client with this number.
+pub fn client_v4(n: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0xc612_0000 + n).into()
+}
+
+/// The pool's address of an IP version.
+pub fn pool_address(is_v4: bool) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::new(192, 0, 2, 3).into()
+    } else {
+        Ipv6Addr::from_bits((0x2001_0db8_0002_0000 << 64) | 3).into()
+    }
 }
 
 /// As the generator counts them: RFC 2544's range, and documentation's.
@@ -246,10 +304,12 @@ pub fn vip(is_v4: bool, n: u32) -> IpAddr {
     }
 }
 
-/// Number of a VIP, from the bytes of its address.
-pub fn vip_number(address: &[u8]) -> u32 {
-    let low = &address[address.len() - 2..];
-    u32::from(u16::from_be_bytes([low[0], low[1]]))
+/// Number of a VIP.
+pub fn vip_number(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(address) => address.to_bits() & 0xffff,
+        IpAddr::V6(address) => address.to_bits() as u32 & 0xffff,
+    }
 }
 
 /// Address of a backend.
@@ -285,10 +345,14 @@ fn backend(selected: Mode, interface: u32, is_v4: bool, n: u32) -> DesiredBacken
     };
     DesiredBackend {
         address: backend_address(is_v4, n),
-        port: 0,
+        port: match selected {
+            Mode::Dr | Mode::Tun => 0,
+            Mode::Nat | Mode::FullNat => NAT_PORT,
+        },
         mode: match selected {
             Mode::Dr => mode::DR,
             Mode::Tun => mode::TUN,
+            Mode::Nat | Mode::FullNat => mode::NAT,
         },
         weight: 1,
         tunnel_source: (selected == Mode::Tun).then_some((source, 0)),

@@ -24,7 +24,7 @@ pub struct Counted {
 /// When a packet did not do what it should, or the two differ.
 pub fn run(raise: bool) -> anyhow::Result<Counted> {
     eprintln!("counting instructions on kernel {KERNEL}");
-    let count = || machine::run("--instructions", |vm| vm);
+    let count = || machine::run("--instructions", |vm| vm.program("ip").module("veth"));
     let counted: Counted = count()?;
     if raise {
         eprintln!("counting them again");

@@ -16,6 +16,9 @@ pub fn run(args: &Args) -> anyhow::Result<Option<Value>> {
     bench.args(["--bench", super::machine::BENCH, "--"]);
     bench.args(args.json.then_some("--json"));
     bench.args(args.quick.then_some("--quick"));
+    if let Some(only) = &args.only {
+        bench.args(["--only", only]);
+    }
     if !args.json {
         let status = bench.status().context("cannot start cargo")?;
         if !status.success() {
