@@ -21,6 +21,9 @@ use crate::programs::{EMPTY, Generator, Traffic, director};
 use crate::router;
 use crate::world::{CLIENT_PORT, LOOPBACK, Layout, Mode, World, client_v4};
 
+/// What to call this part when only some are wanted.
+pub const NAME: &str = "two CPUs";
+
 /// Services and backends of each.
 const SERVICES: u32 = 100;
 const EACH: u32 = 10;
