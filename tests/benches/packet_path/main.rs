@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--only");
     let only = arguments.nth(1).unwrap_or_default();
     let results = host.in_namespace(|| time::run(lab.bpffs(), is_quick, &only))?;
-    let scaling = if only.is_empty() {
+    let scaling = if only.is_empty() || only == scaling::NAME {
         host.in_namespace(|| scaling::run(lab.bpffs(), is_quick))?
     } else {
         Vec::new()

@@ -132,6 +132,11 @@ impl Generator {
     /// verdict must be `verdict`.
     pub fn run(&mut self, program: &ProgramFd, repeat: u32, verdict: u32) -> anyhow::Result<Spent> {
         self.begin(program)?;
+        self.go_on(repeat, verdict)
+    }
+
+    /// Like [`Self::run`], with the program and the flows of before.
+    pub fn go_on(&mut self, repeat: u32, verdict: u32) -> anyhow::Result<Spent> {
         let generator = xdp(&mut self.object, "generator")?;
         let frame = vec![0; FRAME as usize];
         let mut options = TestRunOptions::new();

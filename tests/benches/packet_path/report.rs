@@ -37,11 +37,13 @@ pub fn print(results: &[Measured], scaling: &[Scaling], as_json: bool) {
         medians.sort_by(f64::total_cmp);
         medians[medians.len() / 2]
     };
-    println!(
-        "floors, median over the cases: constant encapsulation {:.1} ns, MAC swap {:.1} ns",
-        floor(|r| r.encapsulation),
-        floor(|r| r.mac_swap)
-    );
+    if !results.is_empty() {
+        println!(
+            "floors, median over the cases: constant encapsulation {:.1} ns, MAC swap {:.1} ns",
+            floor(|r| r.encapsulation),
+            floor(|r| r.mac_swap)
+        );
+    }
     if scaling.is_empty() {
         return;
     }

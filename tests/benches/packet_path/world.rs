@@ -106,6 +106,10 @@ pub const POOL_PORTS: RangeInclusive<u16> = 20_000..=20_063;
 /// BPF_PROG_TEST_RUN without a context receives on the loopback interface.
 pub const LOOPBACK: &str = "lo";
 
+/// Room for so many backends, so that hardly ever two of them share a bucket of
+/// a hash table: whether they do is chance, and makes an instruction or two.
+const LEAST_BACKENDS: u32 = 1 << 16;
+
 const IDLE_TIMEOUT: u32 = 3600;
 
 impl World {
@@ -119,7 +123,7 @@ impl World {
             bpffs: bpffs.to_owned(),
             interfaces: attached.into_iter().collect(),
             policy: XdpPolicy::Auto,
-            max_backends: layout.max_backends(),
+            max_backends: layout.max_backends().max(LEAST_BACKENDS),
             flow_table_size: 1 << 20,
             nat_table_size: 1 << 20,
             log_drops: false,
