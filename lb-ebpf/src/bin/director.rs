@@ -113,7 +113,7 @@ pub fn later_v6(context: XdpContext) -> u32 {
 fn hand_over(context: &XdpContext, program: u32) -> u32 {
     // SAFETY: the map holds programs of this type only. A call that succeeds
     // does not return.
-    let _ = unsafe { PROGRAMS.tail_call(context, program) };
+    unsafe { PROGRAMS.tail_call(context, program) };
     Maps(context).count_drop(DropReason::ProgramMissing);
     xdp_action::XDP_DROP
 }
