@@ -18,6 +18,9 @@ pub const MAX_LOCAL_ADDRESSES: u32 = 65_536;
 /// Interfaces to which packets can be redirected.
 pub const MAX_INTERFACES: u32 = 1024;
 
+/// VLAN devices of the host.
+pub const MAX_VLANS: u32 = 8192;
+
 /// Ring blocks for this many backends.
 ///
 /// A ring has at most 1024 slots for five, and such are provided for. While slots

@@ -18,5 +18,11 @@ pub const NAT_FIRST_V4: u32 = 6;
 /// First fragments in NAT mode, IPv6.
 pub const NAT_FIRST_V6: u32 = 7;
 
+/// Packets with VLAN tags.
+pub const TAGGED: u32 = 8;
+/// Packets that leave by a VLAN, or go on to the host with the tags that they
+/// came with.
+pub const RETAG: u32 = 9;
+
 /// Number of programs: the size of their map.
-pub const COUNT: u32 = 8;
+pub const COUNT: u32 = 10;

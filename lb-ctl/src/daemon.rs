@@ -18,7 +18,7 @@ use crate::dataplane::{self, LoadOptions, XdpPolicy};
 use crate::director::Director;
 use crate::notify;
 use crate::reconcile;
-use crate::router;
+use crate::{offload, router};
 use crate::store::{self, Store};
 use crate::vip::{self, Management};
 
@@ -128,7 +128,8 @@ pub async fn down(options: DownOptions) -> Result<()> {
     }
     // After the program, which needs them.
     let restored = router::release(&options.state);
-    released.and(restored)
+    let tags = offload::release(&options.state);
+    released.and(restored).and(tags)
 }
 
 /// Ends the `lb-ctl up` that uses a state directory; returns its process id.

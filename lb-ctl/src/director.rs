@@ -28,7 +28,8 @@ use crate::health::{Manager, Target};
 use crate::maglev;
 use crate::model::status::XdpMode;
 use crate::model::{Config, Kind, Mode, Problem, Protocol, Service, Settings};
-use crate::neighbour::{Host, Resolution, Resolver, Snapshot};
+use crate::neighbour::{Host, Resolution, Resolver, Snapshot, vlan};
+use crate::offload::Offload;
 use crate::plan::{
     Condition, Desired, DesiredBackend, DesiredService, Full, Nat, Plan, State, plan,
 };
@@ -60,6 +61,7 @@ pub struct Director<D> {
     scanner: Scanner,
     collector: Collector,
     router: Router,
+    offload: Offload,
     /// Indices of the interfaces on which the program runs.
     attached: Vec<u32>,
     changed: Arc<Notify>,
@@ -84,8 +86,8 @@ impl<D: Dataplane> Director<D> {
             state: state.clone(),
         };
         let keeper = Keeper::start(Host::open()?, options).await?;
-        let names = dataplane.attachments().into_iter().map(|a| a.name);
-        let router = Router::new(state.clone(), names.collect());
+        let router = Router::new(state.clone());
+        let offload = Offload::new(state.clone());
         let (events, mut transitions) = mpsc::unbounded_channel();
         let wake = Arc::clone(&changed);
         tokio::spawn(async move {
@@ -101,6 +103,7 @@ impl<D: Dataplane> Director<D> {
         Ok(Self {
             collector: Collector::start(dataplane.nat(), dataplane.clock()),
             router,
+            offload,
             scanner: Scanner::new(dataplane.flows(), Arc::clone(&changed)),
             dataplane,
             state,
@@ -200,13 +203,16 @@ impl<D: Dataplane> Director<D> {
             };
             desired.services.insert(key, service);
         }
-        desired.local_macs = local_macs(&self.attached, snapshot);
+        let ports = vlan::ports(&snapshot.interfaces, &self.attached);
+        desired.local_macs = local_macs(&ports, snapshot);
+        desired.vlans = vlan::all(&snapshot.interfaces);
+        let wire = |index| desired.vlans.get(&index).map_or(index, |v| v.interface);
         desired.interfaces = desired
             .services
             .values()
             .flat_map(|s| &s.backends)
             .filter_map(|b| match b.condition {
-                Condition::Up(next_hop) => Some(next_hop.interface),
+                Condition::Up(next_hop) => Some(wire(next_hop.interface)),
                 _ => None,
             })
             .collect();
@@ -215,7 +221,7 @@ impl<D: Dataplane> Director<D> {
             desired.interfaces.extend(&self.attached);
             desired.pool = config.settings.nat_pool.iter().copied().collect();
             desired.local_addresses = snapshot.addresses.iter().map(|a| a.ip).collect();
-            desired.routers = self.routers(&desired, snapshot);
+            desired.routers = routers(&ports, &desired, snapshot);
         }
         let interfaces = self
             .attached
@@ -224,28 +230,6 @@ impl<D: Dataplane> Director<D> {
         let mut modes = interfaces.filter_map(|interface| interface.xdp).peekable();
         desired.generic = modes.peek().is_some() && modes.all(|mode| mode == XdpMode::Generic);
         desired
-    }
-
-    /// The addresses from which the host speaks for itself on the interfaces:
-    /// neither VIPs nor the pool's.
-    fn routers(&self, desired: &Desired, snapshot: &Snapshot) -> BTreeMap<u32, RouterAddresses> {
-        let vips: BTreeSet<IpAddr> = desired.services.keys().map(|key| key.vip).collect();
-        let mut routers: BTreeMap<u32, RouterAddresses> = BTreeMap::new();
-        for address in &snapshot.addresses {
-            let is_own = !vips.contains(&address.ip) && !desired.pool.contains(&address.ip);
-            if !is_own || !self.attached.contains(&address.interface) {
-                continue;
-            }
-            let of = routers.entry(address.interface).or_default();
-            match address.ip {
-                IpAddr::V4(_) if of.v4 == 0 => of.v4 = Address::from(address.ip).v4_word(),
-                IpAddr::V6(v6) if of.v6 == Address::default() && !v6.is_unicast_link_local() => {
-                    of.v6 = address.ip.into();
-                }
-                _ => {}
-            }
-        }
-        routers
     }
 
     fn condition(&self, service: &Service, address: IpAddr, snapshot: &Snapshot) -> Condition {
@@ -284,6 +268,21 @@ impl<D: Dataplane> Director<D> {
             }
         };
         self.health.set(Target::all(config), initial);
+    }
+
+    /// Sets on the host what the packet path needs of it.
+    fn prepare(&mut self, uses_nat: bool) -> Result<()> {
+        let snapshot = self.resolver.snapshot();
+        let interfaces = &snapshot.interfaces;
+        let name = |index: &u32| Some(interfaces.get(index)?.name.clone());
+        let ports = vlan::ports(interfaces, &self.attached);
+        let wires = vlan::all(interfaces).into_values().map(|v| v.interface);
+        let wires: BTreeSet<u32> = wires.filter(|wire| self.attached.contains(wire)).collect();
+        self.router
+            .set_interfaces(ports.iter().filter_map(name).collect());
+        let routes = self.router.want(uses_nat);
+        let tags = self.offload.want(wires.iter().filter_map(name).collect());
+        routes.and(tags)
     }
 
     fn try_apply(&mut self, config: &Config) -> Result<()> {
@@ -396,8 +395,8 @@ impl<D: Dataplane> Engine for Director<D> {
         self.watch_health(config);
         self.resolve(config);
         // Before packets are translated.
-        let routes = self.router.want(uses_nat(config));
-        let applied = self.try_apply(config).and(routes);
+        let surroundings = self.prepare(uses_nat(config));
+        let applied = self.try_apply(config).and(surroundings);
         let vips = config.services.iter().map(|s| s.vip);
         let pool = config.settings.nat_pool.iter().copied();
         self.keeper.want(vips.chain(pool).collect());
@@ -514,6 +513,7 @@ fn reach<'a>(
     snapshot: &'a Snapshot,
     attached: &[u32],
 ) -> Result<&'a Resolution, String> {
+    let interfaces = &snapshot.interfaces;
     match snapshot.resolutions.get(&address) {
         None => Err("its next hop has not been looked up yet".to_owned()),
         Some(Resolution::Unknown(why) | Resolution::Silent(why)) => Err(why.clone()),
@@ -521,9 +521,18 @@ fn reach<'a>(
             "it is behind router {router}, but dr mode needs it on a segment of the director"
         )),
         Some(Resolution::Known(next_hop, _))
-            if mode == Mode::Nat && !attached.contains(&next_hop.interface) =>
+            if interfaces
+                .get(&next_hop.interface)
+                .is_some_and(|i| i.vlan.is_some())
+                && vlan::vlan(interfaces, next_hop.interface).is_none() =>
         {
-            let interface = snapshot.interfaces.get(&next_hop.interface);
+            Err("its interface is a VLAN within two others, and the packet path knows two tags".to_owned())
+        }
+        Some(Resolution::Known(next_hop, _))
+            if mode == Mode::Nat
+                && !vlan::ports(interfaces, attached).contains(&next_hop.interface) =>
+        {
+            let interface = interfaces.get(&next_hop.interface);
             let name = interface.map_or("its interface", |i| i.name.as_str());
             Err(format!(
                 "its replies would come in by {name}, where lb-ctl is not attached, and nat mode \
@@ -534,16 +543,43 @@ fn reach<'a>(
     }
 }
 
+/// The addresses from which the host speaks for itself on the interfaces:
+/// neither VIPs nor the pool's.
+fn routers(
+    ports: &[u32],
+    desired: &Desired,
+    snapshot: &Snapshot,
+) -> BTreeMap<u32, RouterAddresses> {
+    let vips: BTreeSet<IpAddr> = desired.services.keys().map(|key| key.vip).collect();
+    let mut routers: BTreeMap<u32, RouterAddresses> = BTreeMap::new();
+    for address in &snapshot.addresses {
+        let is_own = !vips.contains(&address.ip) && !desired.pool.contains(&address.ip);
+        if !is_own || !ports.contains(&address.interface) {
+            continue;
+        }
+        let of = routers.entry(address.interface).or_default();
+        match address.ip {
+            IpAddr::V4(_) if of.v4 == 0 => of.v4 = Address::from(address.ip).v4_word(),
+            IpAddr::V6(v6) if of.v6 == Address::default() && !v6.is_unicast_link_local() => {
+                of.v6 = address.ip.into();
+            }
+            _ => {}
+        }
+    }
+    routers
+}
+
 /// The MAC addresses under which frames are ours: the interfaces' own, and
 /// those of macvlans on top of them, such as VRRP makes.
-fn local_macs(attached: &[u32], snapshot: &Snapshot) -> BTreeSet<(u32, [u8; 6])> {
+fn local_macs(ports: &[u32], snapshot: &Snapshot) -> BTreeSet<(u32, [u8; 6])> {
     let mut macs = BTreeSet::new();
     for (&index, interface) in &snapshot.interfaces {
         let Some(mac) = interface.mac else {
             continue;
         };
-        for &ours in attached {
-            if index == ours || interface.lower == Some(ours) {
+        for &ours in ports {
+            let is_on_top = interface.lower == Some(ours) && interface.vlan.is_none();
+            if index == ours || is_on_top {
                 macs.insert((ours, mac));
             }
         }

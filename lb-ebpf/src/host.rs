@@ -13,11 +13,12 @@ use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddress
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vlan::Vlan;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::checksum::Sum;
 use crate::family::{Family, V4, V6};
-use crate::packet::Packet;
+use crate::packet::{Packet, Untagged};
 use crate::parse::PacketInfo;
 use crate::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 
@@ -87,6 +88,12 @@ impl Packet for HostPacket {
     }
 }
 
+impl Untagged for HostPacket {
+    fn set_interface(&mut self, interface: u32) {
+        self.interface = interface;
+    }
+}
+
 /// Tables in memory.
 #[derive(Default)]
 pub struct HostTables {
@@ -106,6 +113,8 @@ pub struct HostTables {
     pub routers: HashMap<u32, RouterAddresses>,
     /// Interfaces to which packets can be redirected.
     pub interfaces: HashSet<u32>,
+    /// VLANs by the index of their device.
+    pub vlans: HashMap<u32, Vlan>,
     /// The way to a destination, and the largest packet in bytes that it
     /// carries; without it always [`Route::Host`].
     pub routes: Option<Routes>,
@@ -212,6 +221,15 @@ impl Tables for HostTables {
 
     fn can_redirect(&self, interface: u32) -> bool {
         self.interfaces.contains(&interface)
+    }
+
+    fn vlan_device(&self, vlan: &Vlan) -> Option<u32> {
+        let mut vlans = self.vlans.iter();
+        vlans.find(|(_, v)| *v == vlan).map(|(&device, _)| device)
+    }
+
+    fn vlan(&self, device: u32) -> Option<Vlan> {
+        self.vlans.get(&device).copied()
     }
 
     fn pool_address(&self, index: u16) -> Option<Address> {

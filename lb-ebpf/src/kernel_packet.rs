@@ -11,56 +11,82 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::XdpContext;
 use lb_ebpf::checksum::Sum;
-use lb_ebpf::packet::Packet;
+use lb_ebpf::packet::{Packet, Untagged};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The packet of an XDP program.
-pub struct XdpPacket<'a>(pub &'a XdpContext);
+pub struct XdpPacket<'a> {
+    context: &'a XdpContext,
+    /// See [`Untagged::set_interface`]; 0 unless it was set.
+    interface: u32,
+}
+
+impl<'a> XdpPacket<'a> {
+    /// The packet that the program runs on.
+    #[inline(always)]
+    pub const fn new(context: &'a XdpContext) -> Self {
+        Self {
+            context,
+            interface: 0,
+        }
+    }
+}
 
 impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.0.data_end() - self.0.data()
+        self.context.data_end() - self.context.data()
     }
 
     #[inline(always)]
     fn total_len(&self) -> usize {
         // SAFETY: the context is the one that the kernel passed in.
-        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+        unsafe { bpf_xdp_get_buff_len(self.context.ctx) as usize }
     }
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        if self.interface != 0 {
+            self.interface
+        } else {
+            self.context.ingress_ifindex() as u32
+        }
     }
 
     #[inline(always)]
     fn read<T: FromBytes>(&self, offset: usize) -> Option<T> {
-        read(self.0.data(), self.0.data_end(), offset)
+        read(self.context.data(), self.context.data_end(), offset)
     }
 
     #[inline(always)]
     fn sum<const N: usize>(&self, offset: usize) -> Option<Sum> {
-        sum::<N>(self.0.data(), self.0.data_end(), offset)
+        sum::<N>(self.context.data(), self.context.data_end(), offset)
     }
 
     #[inline(always)]
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
-        write(self.0.data(), self.0.data_end(), offset, value)
+        write(self.context.data(), self.context.data_end(), offset, value)
     }
 
     #[inline(always)]
     fn adjust_head(&mut self, delta: i32) -> Option<()> {
         // SAFETY: the context is the one that the kernel passed in.
-        let failed = unsafe { bpf_xdp_adjust_head(self.0.ctx, delta) };
+        let failed = unsafe { bpf_xdp_adjust_head(self.context.ctx, delta) };
         (failed == 0).then_some(())
     }
 
     #[inline(always)]
     fn adjust_tail(&mut self, delta: i32) -> Option<()> {
         // SAFETY: as above.
-        let failed = unsafe { bpf_xdp_adjust_tail(self.0.ctx, delta) };
+        let failed = unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) };
         (failed == 0).then_some(())
+    }
+}
+
+impl Untagged for XdpPacket<'_> {
+    #[inline(always)]
+    fn set_interface(&mut self, interface: u32) {
+        self.interface = interface;
     }
 }
 

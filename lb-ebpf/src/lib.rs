@@ -17,6 +17,8 @@
 //! services, and for packets of no service, which may be what a NAT backend
 //! answers.
 //!
+//! Before and after them [`tag`] takes VLAN tags off and puts them on.
+//!
 //! # Invariants
 //! - Every packet is forwarded whole and correct, dropped under a reason that
 //!   is counted, or passed untouched. Nothing is written before stage 6.
@@ -49,16 +51,18 @@ pub mod parse;
 pub mod schedule;
 pub mod service;
 pub mod tables;
+pub mod tag;
 pub mod translate;
 pub mod verdict;
 
 use family::{Family, V4, V6};
 use lb_common::service::{ServiceValue, flags};
-use packet::Packet;
+use packet::{Packet, Untagged};
 use parse::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, PacketInfo, ethertype,
 };
 use tables::{FamilyTables, Tables};
+use tag::Frame;
 use verdict::{Packed, Verdict};
 
 /// What comes after the stages of the modes DR and TUN: other stages, which in
@@ -72,19 +76,46 @@ pub enum Next {
     First,
     /// [`process_later`]: it is another fragment.
     Later,
+    /// [`tag::untag`]: it has VLAN tags. Without them it comes again.
+    Tagged,
 }
 
 /// Runs all stages on one packet.
 #[inline(always)]
 pub fn process<P, T>(packet: &mut P, tables: &T) -> Verdict
 where
+    P: Untagged,
+    T: Tables + FamilyTables<V4> + FamilyTables<V6>,
+{
+    let wire = packet.interface();
+    let mut frame = Frame::untagged(wire);
+    let mut end = enter(packet, tables);
+    if end == Err(Next::Tagged) {
+        frame = match process_tagged(packet, tables) {
+            Ok(frame) => frame,
+            Err(verdict) => return verdict,
+        };
+        end = enter(packet, tables);
+    }
+    let verdict = match end {
+        Ok(verdict) => verdict,
+        Err(next) => hand_over(packet, next, tables),
+    };
+    match tag::egress(&frame, verdict, tables) {
+        Some(egress) => {
+            packet.set_interface(wire);
+            process_retag(packet, &Frame { egress, ..frame }, tables)
+        }
+        None => verdict,
+    }
+}
+
+#[inline(always)]
+fn hand_over<P, T>(packet: &mut P, next: Next, tables: &T) -> Verdict
+where
     P: Packet,
     T: Tables + FamilyTables<V4> + FamilyTables<V6>,
 {
-    let next = match enter(packet, tables) {
-        Ok(verdict) => return verdict,
-        Err(next) => next,
-    };
     if ethertype(packet) == Some(ETHERTYPE_IPV4) {
         go_on::<V4, P, T>(packet, next, tables)
     } else {
@@ -106,6 +137,8 @@ where
             Err(_) => process_nat::<true, F, P, T>(packet, tables),
         },
         Next::Later => process_later(packet, tables),
+        // With two tags at most, all have been taken off.
+        Next::Tagged => Verdict::Pass,
     }
 }
 
@@ -123,9 +156,11 @@ where
     let end = match ethertype(packet) {
         Some(ETHERTYPE_IPV4) => stages::<V4, P, T>(packet, tables),
         Some(ETHERTYPE_IPV6) => stages::<V6, P, T>(packet, tables),
+        Some(ethertype) if tag::is_tag(ethertype) => TAGGED,
         _ => Packed::new(Ok(Verdict::Pass)),
     };
     match end {
+        TAGGED => Err(Next::Tagged),
         NAT => Err(Next::Nat),
         FIRST => Err(Next::First),
         LATER => Err(Next::Later),
@@ -175,6 +210,27 @@ where
     finish(Packed::new(fragment::later(packet, tables)), tables)
 }
 
+/// [`tag::untag`], with its drops counted.
+///
+/// # Errors
+/// The verdict on a packet that keeps its tags.
+#[inline(always)]
+pub fn process_tagged<P: Untagged, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+) -> Result<Frame, Verdict> {
+    let frame = tag::untag(packet, tables).map_err(|early| finish(Packed::new(Err(early)), tables))?;
+    packet.set_interface(frame.interface);
+    Ok(frame)
+}
+
+/// [`tag::retag`], with its drops counted. The packet's interface must be the
+/// one at the wire.
+#[inline(always)]
+pub fn process_retag<P: Packet, T: Tables>(packet: &mut P, frame: &Frame, tables: &T) -> Verdict {
+    finish(Packed::new(tag::retag(packet, frame, tables)), tables)
+}
+
 /// Counts a drop that was an early end; the others have been counted.
 #[inline(always)]
 fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
@@ -192,6 +248,9 @@ const NAT: Packed = Packed::new(Ok(Verdict::Host));
 
 /// Not the end: it is the first fragment of a packet.
 const FIRST: Packed = Packed::new(Err(FIRST_FRAGMENT));
+
+/// Not the end: it has VLAN tags.
+const TAGGED: Packed = Packed::new(Err(Verdict::Transmit));
 
 /// Not the end: it is another fragment.
 const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));

@@ -17,7 +17,7 @@ use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::fragment::{FragmentTrace, MAX_TRACES};
 use lb_common::limits::{
     DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, DEFAULT_NAT_TABLE_SIZE, MAX_INTERFACES,
-    MAX_LOCAL_ADDRESSES, MAX_SERVICES, ring_blocks,
+    MAX_LOCAL_ADDRESSES, MAX_SERVICES, MAX_VLANS, ring_blocks,
 };
 use lb_common::nat::{
     MAX_POOL_ADDRESSES, NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses,
@@ -28,6 +28,8 @@ use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, 
 use lb_common::settings::Settings;
 use lb_ebpf::family::{Family, V4, V6};
 use lb_ebpf::parse::PacketInfo;
+use lb_common::vlan::Vlan;
+use lb_ebpf::tag::Frame;
 use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 
 use crate::fib;
@@ -157,6 +159,18 @@ static ROUTERS: HashMap<u32, RouterAddresses> = HashMap::pinned(MAX_INTERFACES, 
 #[map]
 static DIRECT_SEEN: Array<u32> = Array::pinned(1, 0);
 
+/// VLAN devices by what is on the wire.
+#[map]
+static VLAN_DEVICES: HashMap<Vlan, u32> = HashMap::pinned(MAX_VLANS, BPF_F_NO_PREALLOC);
+
+/// VLANs by index of their device.
+#[map]
+static VLANS: HashMap<u32, Vlan> = HashMap::pinned(MAX_VLANS, BPF_F_NO_PREALLOC);
+
+/// How the packet at hand came and leaves, from one program to the next.
+#[map]
+static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
+
 /// The programs that packets are handed to.
 #[map]
 pub static PROGRAMS: ProgramArray = ProgramArray::pinned(program::COUNT, 0);
@@ -164,6 +178,22 @@ pub static PROGRAMS: ProgramArray = ProgramArray::pinned(program::COUNT, 0);
 /// Interfaces that packets may be redirected to, by their own index.
 #[map]
 pub static INTERFACES: DevMapHash = DevMapHash::pinned(MAX_INTERFACES, 0);
+
+/// How the packet at hand came; `None` does not happen.
+#[inline(always)]
+pub fn frame() -> Option<Frame> {
+    FRAME.get(0).copied()
+}
+
+/// Says so to the programs that the packet is handed to.
+#[inline(always)]
+pub fn set_frame(frame: Frame) {
+    if let Some(place) = FRAME.get_ptr_mut(0) {
+        // SAFETY: the value is this CPU's own, and XDP programs on one CPU do
+        // not interrupt each other.
+        unsafe { *place = frame }
+    }
+}
 
 /// The maps above, as seen by the program that runs on this packet.
 pub struct Maps<'a>(pub &'a XdpContext);
@@ -259,6 +289,19 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn can_redirect(&self, interface: u32) -> bool {
         INTERFACES.get_ifindex(interface).is_some()
+    }
+
+    #[inline(always)]
+    fn vlan_device(&self, vlan: &Vlan) -> Option<u32> {
+        // SAFETY: the value is copied at once, and is one word.
+        unsafe { VLAN_DEVICES.get(vlan) }.copied()
+    }
+
+    #[inline(always)]
+    fn vlan(&self, device: u32) -> Option<Vlan> {
+        // SAFETY: the value is copied at once, and the VLAN of a device never
+        // changes.
+        unsafe { VLANS.get(device) }.copied()
     }
 
     #[inline(always)]

@@ -47,3 +47,10 @@ pub trait Packet {
     /// `None` if that is not possible.
     fn adjust_tail(&mut self, delta: i32) -> Option<()>;
 }
+
+/// A packet that may have come with VLAN tags.
+pub trait Untagged: Packet {
+    /// From now on it was received by the interface with this index: a VLAN
+    /// device on top of the other, or the other again.
+    fn set_interface(&mut self, interface: u32);
+}

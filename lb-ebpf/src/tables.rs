@@ -9,6 +9,7 @@ use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddress
 use lb_common::ring::Slot;
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vlan::Vlan;
 
 use crate::family::Family;
 use crate::parse::PacketInfo;
@@ -44,6 +45,11 @@ pub trait Tables {
     fn router(&self, interface: u32) -> Option<RouterAddresses>;
     /// Whether packets can be redirected to this interface.
     fn can_redirect(&self, interface: u32) -> bool;
+    /// Index of the VLAN device that receives frames like these.
+    fn vlan_device(&self, vlan: &Vlan) -> Option<u32>;
+    /// The frames that leave by the interface with this index, if it is a VLAN
+    /// device.
+    fn vlan(&self, device: u32) -> Option<Vlan>;
     /// The pool's address with this number.
     fn pool_address(&self, index: u16) -> Option<Address>;
     /// When a client's packet to a backend, past every VIP, was last seen; 0

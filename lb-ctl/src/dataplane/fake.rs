@@ -156,6 +156,12 @@ impl Dataplane for Fake {
             Op::AddInterface(index) => {
                 maps.dump.interfaces.insert(index);
             }
+            Op::PutVlan(device, vlan) => {
+                maps.dump.vlans.insert(device, vlan);
+            }
+            Op::RemoveVlan(device, _) => {
+                maps.dump.vlans.remove(&device);
+            }
             Op::RemoveInterface(index) => {
                 maps.dump.interfaces.remove(&index);
             }

@@ -55,6 +55,12 @@ pub fn apply(tables: &mut HostTables, op: &Op) {
         Op::RemoveLocalMac(key) => {
             tables.local_macs.remove::<LocalMacKey>(key);
         }
+        Op::PutVlan(device, vlan) => {
+            tables.vlans.insert(*device, *vlan);
+        }
+        Op::RemoveVlan(device, _) => {
+            tables.vlans.remove(device);
+        }
         Op::AddInterface(index) => {
             tables.interfaces.insert(*index);
         }

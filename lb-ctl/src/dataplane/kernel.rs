@@ -119,6 +119,10 @@ impl Dataplane for Kernel {
         for key in self.maps.interfaces.keys() {
             dump.interfaces.insert(key?);
         }
+        for item in self.maps.vlans.iter() {
+            let (device, vlan) = item?;
+            dump.vlans.insert(device, vlan);
+        }
         for item in self.maps.nat_backends_v4.iter() {
             let (key, value) = item?;
             dump.nat_backends.insert(key.into(), value);
@@ -183,6 +187,14 @@ impl Dataplane for Kernel {
             Op::RemoveLocalMac(key) => absent_is_fine(maps.local_macs.remove(key))?,
             Op::AddInterface(index) => maps.interfaces.insert(*index, *index, None, 0)?,
             Op::RemoveInterface(index) => absent_is_fine(maps.interfaces.remove(*index))?,
+            Op::PutVlan(device, vlan) => {
+                maps.vlans.insert(device, vlan, 0)?;
+                maps.vlan_devices.insert(vlan, device, 0)?;
+            }
+            Op::RemoveVlan(device, vlan) => {
+                absent_is_fine(maps.vlan_devices.remove(vlan))?;
+                absent_is_fine(maps.vlans.remove(device))?;
+            }
             Op::PutNatBackend(key, value) => match key.vip {
                 IpAddr::V4(ip) => {
                     let key = ServiceKeyV4::new(ip, key.port, key.protocol);

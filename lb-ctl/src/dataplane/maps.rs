@@ -12,6 +12,7 @@ use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddress
 use lb_common::ring::RingBlock;
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
+use lb_common::vlan::Vlan;
 
 use super::Capacity;
 
@@ -57,6 +58,10 @@ pub struct Maps {
     pub counters: PerCpuArray<MapData, BackendCounters>,
     pub drops: PerCpuArray<MapData, u64>,
     pub interfaces: DevMapHash<MapData>,
+    /// VLANs by device.
+    pub vlans: HashMap<MapData, u32, Vlan>,
+    /// Devices by VLAN.
+    pub vlan_devices: HashMap<MapData, Vlan, u32>,
     pub nat_backends_v4: HashMap<MapData, ServiceKeyV4, NatBackend>,
     pub nat_backends_v6: HashMap<MapData, ServiceKeyV6, NatBackend>,
     pub local_addresses: HashMap<MapData, VipKey, u32>,
@@ -104,6 +109,8 @@ pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows, NatMaps)> {
         counters: take_one(object, name::COUNTERS)?,
         drops: take_one(object, "DROPS")?,
         interfaces: take_one(object, "INTERFACES")?,
+        vlans: take_one(object, "VLANS")?,
+        vlan_devices: take_one(object, "VLAN_DEVICES")?,
         nat_backends_v4: take_one(object, name::NAT_BACKENDS_V4)?,
         nat_backends_v6: take_one(object, name::NAT_BACKENDS_V6)?,
         local_addresses: take_one(object, "LOCAL_ADDRESSES")?,

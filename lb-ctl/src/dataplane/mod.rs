@@ -25,6 +25,7 @@ use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vlan::Vlan;
 
 pub use kernel::Kernel;
 pub use loader::{Attachment, LoadError, LoadOptions, XdpPolicy, load, unload};
@@ -86,6 +87,10 @@ pub enum Op {
     AddInterface(u32),
     /// Forbids it.
     RemoveInterface(u32),
+    /// Adds the VLAN of the device with this index.
+    PutVlan(u32, Vlan),
+    /// Removes it.
+    RemoveVlan(u32, Vlan),
     /// Adds or replaces a NAT backend; the key is its own address and port.
     PutNatBackend(ServiceKey, NatBackend),
     /// Removes a NAT backend.
@@ -118,6 +123,8 @@ pub struct Dump {
     pub local_macs: BTreeSet<(u32, [u8; 6])>,
     /// Interfaces to which packets can be redirected.
     pub interfaces: BTreeSet<u32>,
+    /// VLANs by the index of their device.
+    pub vlans: BTreeMap<u32, Vlan>,
     /// NAT backends by their own address and port.
     pub nat_backends: BTreeMap<ServiceKey, NatBackend>,
     /// The director's own addresses.

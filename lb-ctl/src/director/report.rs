@@ -13,7 +13,7 @@ use crate::model::status::{
     NatStatus, NextHop, PoolStatus, RingStatus, ServiceStatus, XdpMode,
 };
 use crate::model::{BackendAddress, Config, Mode, Service};
-use crate::neighbour::{Resolution, Snapshot};
+use crate::neighbour::{Resolution, Snapshot, vlan};
 use crate::plan::RingSummary;
 use crate::reconcile::EngineStatus;
 
@@ -28,6 +28,7 @@ pub fn status<D: Dataplane>(director: &Director<D>, config: &Config) -> EngineSt
     let (vips, vip_warnings) = director.keeper.status();
     warnings.extend(vip_warnings);
     warnings.extend(director.router.problems());
+    warnings.extend(director.offload.problems());
     let entries = director.state.all_entries();
     let services: Vec<ServiceStatus> = config
         .services
@@ -187,7 +188,7 @@ fn service<D: Dataplane>(
         mtu: backends.iter().filter_map(|b| b.mtu).min(),
         notes: notes(&backends)
             .into_iter()
-            .chain(redirection(&backends, &attached(director)))
+            .chain(redirection(&backends, &ports(director, snapshot)))
             .collect(),
         packets: backends.iter().map(|b| b.packets).sum(),
         bytes: backends.iter().map(|b| b.bytes).sum(),
@@ -275,10 +276,12 @@ const fn overhead(address: IpAddr) -> u16 {
     if address.is_ipv4() { 20 } else { 40 }
 }
 
-/// Names of the interfaces on which the program runs.
-fn attached<D: Dataplane>(director: &Director<D>) -> BTreeSet<String> {
-    let attachments = director.dataplane.attachments();
-    attachments.into_iter().map(|a| a.name).collect()
+/// Names of the interfaces on which the program runs, and of their VLANs.
+fn ports<D: Dataplane>(director: &Director<D>, snapshot: &Snapshot) -> BTreeSet<String> {
+    vlan::ports(&snapshot.interfaces, &director.attached)
+        .iter()
+        .filter_map(|index| Some(snapshot.interfaces.get(index)?.name.clone()))
+        .collect()
 }
 
 /// What to know of a service with backends behind interfaces on which the
@@ -296,7 +299,7 @@ fn redirection(backends: &[BackendStatus], attached: &BTreeSet<String>) -> Optio
     let others = Vec::from_iter(others);
     Some(format!(
         "packets leave by {}, where lb-ctl is not attached: some drivers send what XDP redirects to \
-         them only while they run an XDP program, others (VLAN and bridge interfaces) never. If \
+         them only while they run an XDP program, others (bridges) never. If \
          nothing arrives at the backends, start lb-ctl up with --interface {} as well",
         others.join(", "),
         others.join(" --interface ")

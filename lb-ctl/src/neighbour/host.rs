@@ -10,7 +10,10 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, CacheInfo,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, VlanProtocol,
+    XdpAttached,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
 };
@@ -18,6 +21,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use rtnetlink::MulticastGroup;
+
+use lb_common::vlan::Tag;
 
 use crate::model::status::XdpMode;
 
@@ -31,7 +36,7 @@ pub struct Host {
 }
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
@@ -43,6 +48,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Index of the interface that it stands on: a VLAN's, a macvlan's.
     pub lower: Option<u32>,
+    /// The tag that a VLAN device adds to what the lower one sends.
+    pub vlan: Option<Tag>,
     /// How an XDP program is attached, if one is.
     pub xdp: Option<XdpMode>,
 }
@@ -325,22 +332,21 @@ impl Host {
 
 fn interface(message: &LinkMessage) -> Option<(u32, Interface)> {
     let mut interface = Interface {
-        name: String::new(),
-        mac: None,
         is_running: message
             .header
             .flags
             .contains(LinkFlags::Up | LinkFlags::Running),
-        mtu: 0,
-        lower: None,
-        xdp: None,
+        ..Interface::default()
     };
+    let mut is_lower_elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Link(lower) => interface.lower = Some(*lower),
+            LinkAttribute::LinkNetNsId(_) => is_lower_elsewhere = true,
+            LinkAttribute::LinkInfo(info) => interface.vlan = vlan_tag(info),
             LinkAttribute::Xdp(parts) => {
                 interface.xdp = parts.iter().find_map(|part| match part {
                     LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware) => {
@@ -353,7 +359,31 @@ fn interface(message: &LinkMessage) -> Option<(u32, Interface)> {
             _ => {}
         }
     }
+    // The index of an interface in another network namespace.
+    if is_lower_elsewhere {
+        interface.lower = None;
+    }
     (!interface.name.is_empty()).then_some((message.header.index, interface))
+}
+
+/// The tag of a VLAN device.
+fn vlan_tag(info: &[LinkInfo]) -> Option<Tag> {
+    let settings = info.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vlan(settings)) => Some(settings),
+        _ => None,
+    })?;
+    let id = settings.iter().find_map(|setting| match setting {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })?;
+    let protocol = settings.iter().find_map(|setting| match setting {
+        InfoVlan::Protocol(protocol) => Some(*protocol),
+        _ => None,
+    });
+    Some(Tag::new(
+        u16::from(protocol.unwrap_or(VlanProtocol::Ieee8021Q)),
+        id,
+    ))
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {

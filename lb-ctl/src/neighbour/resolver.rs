@@ -283,8 +283,7 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 1]),
             is_running: true,
             mtu: 1500,
-            lower: None,
-            xdp: None,
+            ..Interface::default()
         };
         let neighbour = |last| Neighbour {
             mac: Some([2, 0, 0, 0, 0, last]),

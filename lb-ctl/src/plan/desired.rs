@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lb_common::nat::RouterAddresses;
+use lb_common::vlan::Vlan;
 
 use crate::dataplane::ServiceKey;
 
@@ -16,6 +17,8 @@ pub struct Desired {
     pub local_macs: BTreeSet<(u32, [u8; 6])>,
     /// Interfaces to which packets can be redirected.
     pub interfaces: BTreeSet<u32>,
+    /// VLANs by the index of their device.
+    pub vlans: BTreeMap<u32, Vlan>,
     /// The director's own addresses.
     pub local_addresses: BTreeSet<IpAddr>,
     /// Addresses from which ICMP errors are sent, by interface.

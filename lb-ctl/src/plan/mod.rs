@@ -21,6 +21,7 @@ use lb_common::backend::{Backend, state};
 use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vlan::Vlan;
 
 use crate::dataplane::{Capacity, Dump, Op, ServiceKey};
 pub use desired::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop};
@@ -37,6 +38,7 @@ pub struct State {
     vips: BTreeSet<IpAddr>,
     local_macs: BTreeSet<(u32, [u8; 6])>,
     interfaces: BTreeSet<u32>,
+    vlans: BTreeMap<u32, Vlan>,
     nat_backends: BTreeMap<ServiceKey, NatBackend>,
     local_addresses: BTreeSet<IpAddr>,
     routers: BTreeMap<u32, RouterAddresses>,
@@ -98,6 +100,7 @@ impl State {
             vips: dump.vips,
             local_macs: dump.local_macs,
             interfaces: dump.interfaces,
+            vlans: dump.vlans,
             nat_backends: dump.nat_backends,
             local_addresses: dump.local_addresses,
             routers: dump.routers,
@@ -295,6 +298,19 @@ fn plan_surroundings(state: &mut State, desired: &Desired, ops: &mut Ops) {
         ops.after.push(Op::RemoveInterface(removed));
     }
     state.interfaces.clone_from(&desired.interfaces);
+
+    // An index may be another device's by now.
+    for (&device, &vlan) in &state.vlans {
+        if desired.vlans.get(&device) != Some(&vlan) {
+            ops.before.push(Op::RemoveVlan(device, vlan));
+        }
+    }
+    for (&device, &vlan) in &desired.vlans {
+        if state.vlans.get(&device) != Some(&vlan) {
+            ops.before.push(Op::PutVlan(device, vlan));
+        }
+    }
+    state.vlans.clone_from(&desired.vlans);
 
     let vips: BTreeSet<_> = desired.services.keys().map(|key| key.vip).collect();
     for &added in vips.difference(&state.vips) {

@@ -2,7 +2,6 @@
 //! and the old values afterwards.
 
 mod needs;
-mod record;
 mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -11,15 +10,32 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::record::Record;
+
 use needs::needs;
-use record::{Entry, Record};
 use sysctl::{Sysctl, Version};
 
 /// Where the kernel shows its sysctls, those of the process's own network
 /// namespace.
 const ROOT: &str = "/proc/sys";
+
+/// The file in the state directory.
+const RECORD: &str = "router.json";
+
+/// A sysctl that is kept set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Which one.
+    pub sysctl: Sysctl,
+    /// Its value before.
+    pub found: i32,
+    /// Its value since.
+    pub set: i32,
+}
 
 /// Keeps the host forwarding, for as long as that is wanted.
 #[derive(Debug)]
@@ -28,7 +44,7 @@ pub struct Router {
     state: PathBuf,
     interfaces: Vec<String>,
     /// Read at the first wish.
-    record: Option<Record>,
+    record: Option<Record<Entry>>,
     /// Whether this process has set what is needed. What others change after
     /// that is told, not fought over.
     is_set: bool,
@@ -37,10 +53,10 @@ pub struct Router {
 }
 
 impl Router {
-    /// For these interfaces, with its memory in this state directory. Nothing
-    /// is read or changed yet.
-    pub fn new(state: PathBuf, interfaces: Vec<String>) -> Self {
-        Self::below(PathBuf::from(ROOT), state, interfaces)
+    /// With its memory in this state directory. Nothing is read or changed
+    /// yet.
+    pub fn new(state: PathBuf) -> Self {
+        Self::below(PathBuf::from(ROOT), state, Vec::new())
     }
 
     fn below(root: PathBuf, state: PathBuf, interfaces: Vec<String>) -> Self {
@@ -54,6 +70,14 @@ impl Router {
         }
     }
 
+    /// The interfaces from the next wish on. VLAN devices come and go.
+    pub fn set_interfaces(&mut self, interfaces: Vec<String>) {
+        if interfaces != self.interfaces {
+            self.interfaces = interfaces;
+            self.is_set = false;
+        }
+    }
+
     /// Whether forwarding is needed from now on. If not, the values from
     /// before are put back.
     ///
@@ -64,7 +88,7 @@ impl Router {
     pub fn want(&mut self, needed: bool) -> Result<()> {
         let record = match &mut self.record {
             Some(record) => record,
-            none => none.insert(Record::open(&self.state)?),
+            none => none.insert(Record::open(&self.state, RECORD)?),
         };
         if !needed {
             self.is_set = false;
@@ -72,7 +96,7 @@ impl Router {
             return restore(&self.root, record, |_| true);
         }
         if !self.is_set {
-            // From a start with other interfaces.
+            // From a time with other interfaces.
             let interfaces = &self.interfaces;
             let is_others = |entry: &Entry| match entry.sysctl.interface(Version::V4) {
                 None | Some("all") => false,
@@ -112,7 +136,7 @@ impl Router {
         let mut problems: Vec<String> = record.entries().iter().filter_map(problem).collect();
         match needs(&self.root, &self.interfaces) {
             Ok(more) => {
-                problems.extend(more.iter().filter(|entry| !record.has(&entry.sysctl)).map(
+                problems.extend(more.iter().filter(|entry| !has(record, &entry.sysctl)).map(
                     |Entry { sysctl, found, set }| {
                         format!("{sysctl} is {found} and must be {set}: it was changed")
                     },
@@ -129,11 +153,11 @@ impl Router {
 /// # Errors
 /// When one cannot be put back.
 pub fn release(state: &Path) -> Result<()> {
-    restore(Path::new(ROOT), &mut Record::open(state)?, |_| true)
+    restore(Path::new(ROOT), &mut Record::open(state, RECORD)?, |_| true)
 }
 
 /// Remembers what will be set.
-fn remember(root: &Path, record: &mut Record, interfaces: &[String]) -> Result<()> {
+fn remember(root: &Path, record: &mut Record<Entry>, interfaces: &[String]) -> Result<()> {
     let mut entries = record.entries().to_vec();
     for entry in &mut entries {
         // A value that is not ours is that of somebody else, or of a reboot.
@@ -144,8 +168,12 @@ fn remember(root: &Path, record: &mut Record, interfaces: &[String]) -> Result<(
         }
     }
     let more = needs(root, interfaces)?.into_iter();
-    entries.extend(more.filter(|entry| !record.has(&entry.sysctl)));
+    entries.extend(more.filter(|entry| !has(record, &entry.sysctl)));
     record.replace(entries)
+}
+
+fn has(record: &Record<Entry>, sysctl: &Sysctl) -> bool {
+    record.entries().iter().any(|entry| entry.sysctl == *sysctl)
 }
 
 fn make(root: &Path, sysctl: &Sysctl, value: i32) -> Result<()> {
@@ -157,7 +185,7 @@ fn make(root: &Path, sysctl: &Sysctl, value: i32) -> Result<()> {
 }
 
 /// Puts back what is chosen, and forgets it.
-fn restore(root: &Path, record: &mut Record, which: impl Fn(&Entry) -> bool) -> Result<()> {
+fn restore(root: &Path, record: &mut Record<Entry>, which: impl Fn(&Entry) -> bool) -> Result<()> {
     let (chosen, mut kept): (Vec<Entry>, Vec<Entry>) =
         record.entries().iter().cloned().partition(which);
     // All are looked at first: writing one may change others.

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::record::Entry;
+use super::Entry;
 use super::sysctl::{Sysctl, Version};
 
 /// The pseudo interfaces that stand for all and for those to come.

@@ -77,7 +77,7 @@ impl Fake {
     }
 
     fn release(&self) -> Result<()> {
-        let mut record = Record::open(&self.state())?;
+        let mut record = Record::open(&self.state(), RECORD)?;
         restore(&self.root(), &mut record, |_| true)
     }
 }
@@ -168,7 +168,7 @@ fn killed_before_the_first_change() {
     let fake = Fake::new(&["eth0"]);
     let before = fake.all();
     let entries = needs(&fake.root(), &["eth0".to_owned()]).unwrap();
-    let mut record = Record::open(&fake.state()).unwrap();
+    let mut record = Record::open(&fake.state(), RECORD).unwrap();
     record.replace(entries).unwrap();
     fake.release().unwrap();
     assert_eq!(fake.all(), before);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, sleep_until};
 use tracing::{info, warn};
 
@@ -18,7 +19,7 @@ use super::owned::{Owned, OwnedAddress};
 use super::socket::{FrameSocket, Hears};
 use super::thieves::{Thieves, text};
 use crate::model::status::{VipStatus, unix_now};
-use crate::neighbour::Host;
+use crate::neighbour::{Host, vlan};
 use crate::neighbour::host::{Interface, InterfaceAddress};
 
 /// Announcements of a VIP after it was added, one a second: some may be lost.
@@ -82,6 +83,7 @@ impl Keeper {
             host,
             options,
             seen: Arc::clone(&seen),
+            ports: Vec::new(),
             sockets: BTreeMap::new(),
             claims,
             to_announce: BTreeMap::new(),
@@ -177,8 +179,10 @@ struct Task {
     options: Options,
     owned: Owned,
     seen: Arc<Mutex<Seen>>,
+    /// Indices of the interfaces, each followed by the VLANs on top of it.
+    ports: Vec<u32>,
     /// By interface: ARP, advertisements.
-    sockets: BTreeMap<u32, [Arc<FrameSocket>; 2]>,
+    sockets: BTreeMap<u32, [Listener; 2]>,
     claims: mpsc::Sender<Claim>,
     /// How often each address is still to be announced on an interface.
     to_announce: BTreeMap<(u32, IpAddr), u32>,
@@ -199,6 +203,7 @@ impl Task {
     async fn try_keep(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<()> {
         let interfaces = self.host.interfaces().await?;
         let addresses = self.host.addresses().await?;
+        self.ports = vlan::ports(&interfaces, &self.options.interfaces);
         self.open_sockets(&interfaces);
         let mut problems = BTreeMap::new();
         if self.options.management == Management::Managed {
@@ -262,15 +267,15 @@ impl Task {
         Ok(())
     }
 
-    /// The interface on whose subnet the VIP lies, or else the first.
+    /// The interface or VLAN on whose subnet the VIP lies, or else the first.
     fn ingress(&self, vip: IpAddr, addresses: &[InterfaceAddress]) -> u32 {
-        let ours = &self.options.interfaces;
         let on_subnet = |index: &&u32| {
             addresses
                 .iter()
                 .any(|a| a.interface == **index && shares_prefix(a.ip, vip, a.prefix))
         };
-        *ours.iter().find(on_subnet).unwrap_or(&ours[0])
+        let found = self.ports.iter().find(on_subnet);
+        *found.unwrap_or(&self.options.interfaces[0])
     }
 
     async fn remove_unwanted(
@@ -310,12 +315,8 @@ impl Task {
             let interface = interfaces.get(&index).filter(|i| i.is_running)?;
             Some((index, interface.mac?))
         };
-        let running: BTreeMap<u32, [u8; 6]> = self
-            .options
-            .interfaces
-            .iter()
-            .filter_map(mac_if_running)
-            .collect();
+        let running: BTreeMap<u32, [u8; 6]> =
+            self.ports.iter().filter_map(mac_if_running).collect();
         for (&index, mac) in &running {
             if self.running.get(&index) == Some(mac) {
                 continue;
@@ -366,22 +367,20 @@ impl Task {
         };
         let socket = if vip.is_ipv4() { arp } else { advertisements };
         // An interface that is down loses frames: announced again when it is up.
-        if let Err(error) = socket.send(frame) {
+        if let Err(error) = socket.frames.send(frame) {
             tracing::debug!(%vip, "cannot send on interface {interface}: {error}");
         }
     }
 
     fn open_sockets(&mut self, interfaces: &BTreeMap<u32, Interface>) {
-        for &index in &self.options.interfaces {
+        self.sockets.retain(|index, _| interfaces.contains_key(index));
+        for &index in &self.ports {
             if self.sockets.contains_key(&index) || !interfaces.contains_key(&index) {
                 continue;
             }
-            let open = |hears| FrameSocket::open(index, hears).map(Arc::new);
+            let open = |hears| Listener::start(index, hears, self.claims.clone());
             match (open(Hears::Arp), open(Hears::Advertisements)) {
                 (Ok(arp), Ok(advertisements)) => {
-                    for socket in [&arp, &advertisements] {
-                        tokio::spawn(listen(index, Arc::clone(socket), self.claims.clone()));
-                    }
                     self.sockets.insert(index, [arp, advertisements]);
                 }
                 (Err(error), _) | (_, Err(error)) => {
@@ -417,7 +416,28 @@ impl Task {
     }
 }
 
-/// Passes on what is claimed on an interface until it is gone.
+/// A socket on an interface, and the task that hears what comes in by it. With
+/// the one the other ends.
+struct Listener {
+    frames: Arc<FrameSocket>,
+    task: JoinHandle<()>,
+}
+
+impl Listener {
+    fn start(interface: u32, hears: Hears, claims: mpsc::Sender<Claim>) -> std::io::Result<Self> {
+        let frames = Arc::new(FrameSocket::open(interface, hears)?);
+        let task = tokio::spawn(listen(interface, Arc::clone(&frames), claims));
+        Ok(Self { frames, task })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Passes on what is claimed on an interface.
 async fn listen(interface: u32, socket: Arc<FrameSocket>, claims: mpsc::Sender<Claim>) {
     loop {
         match socket.receive().await {

@@ -57,7 +57,7 @@ static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_REASONS, 0);
 /// What arrives.
 #[xdp(frags)]
 pub fn lb_decapsulate(context: XdpContext) -> u32 {
-    match decapsulate::receive(&mut XdpPacket(&context), &Maps) {
+    match decapsulate::receive(&mut XdpPacket::new(&context), &Maps) {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
     }

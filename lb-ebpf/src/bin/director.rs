@@ -23,22 +23,103 @@ use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use kernel_packet::XdpPacket;
 use lb_common::program as programs;
-use lb_ebpf::family::{V4, V6};
+use lb_ebpf::family::{Family, V4, V6};
+use lb_ebpf::packet::Untagged as _;
 use lb_ebpf::parse::{ETHERTYPE_IPV4, ethertype};
-use lb_ebpf::tables::Tables;
+use lb_ebpf::tables::{FamilyTables, Tables};
+use lb_ebpf::tag::Frame;
 use lb_ebpf::verdict::{DropReason, Verdict};
-use lb_ebpf::{Next, enter, process_first, process_later, process_nat};
-use maps::{INTERFACES, Maps, PROGRAMS};
+use lb_ebpf::{
+    Next, enter, process_first, process_later, process_nat, process_retag, process_tagged,
+};
+use maps::{INTERFACES, Maps, PROGRAMS, frame, set_frame};
 
 /// Entry point, once a packet.
 #[xdp(frags)]
 pub fn director(context: XdpContext) -> u32 {
-    let packet = &mut XdpPacket(&context);
-    let next = match enter(packet, &Maps(&context)) {
-        Ok(verdict) => return act(&context, verdict),
+    begin(
+        &context,
+        &mut XdpPacket::new(&context),
+        Frame::untagged(context.ingress_ifindex() as u32),
+    )
+}
+
+/// Packets with VLAN tags.
+#[xdp(frags)]
+pub fn tagged(context: XdpContext) -> u32 {
+    let packet = &mut XdpPacket::new(&context);
+    match process_tagged(packet, &Maps(&context)) {
+        Ok(frame) => begin(&context, packet, frame),
+        Err(verdict) => end(&context, verdict),
+    }
+}
+
+/// NAT mode, IPv4.
+#[xdp(frags)]
+pub fn nat_v4(context: XdpContext) -> u32 {
+    nat::<false, V4>(&context)
+}
+
+/// NAT mode, IPv6.
+#[xdp(frags)]
+pub fn nat_v6(context: XdpContext) -> u32 {
+    nat::<false, V6>(&context)
+}
+
+/// NAT mode, first fragments, IPv4.
+#[xdp(frags)]
+pub fn nat_first_v4(context: XdpContext) -> u32 {
+    nat::<true, V4>(&context)
+}
+
+/// NAT mode, first fragments, IPv6.
+#[xdp(frags)]
+pub fn nat_first_v6(context: XdpContext) -> u32 {
+    nat::<true, V6>(&context)
+}
+
+/// First fragments, IPv4.
+#[xdp(frags)]
+pub fn first_v4(context: XdpContext) -> u32 {
+    first::<V4>(&context, programs::NAT_FIRST_V4)
+}
+
+/// First fragments, IPv6.
+#[xdp(frags)]
+pub fn first_v6(context: XdpContext) -> u32 {
+    first::<V6>(&context, programs::NAT_FIRST_V6)
+}
+
+/// Later fragments, IPv4.
+#[xdp(frags)]
+pub fn later_v4(context: XdpContext) -> u32 {
+    later::<V4>(&context)
+}
+
+/// Later fragments, IPv6.
+#[xdp(frags)]
+pub fn later_v6(context: XdpContext) -> u32 {
+    later::<V6>(&context)
+}
+
+/// Packets that leave by a VLAN, or go on to the host with their tags.
+#[xdp(frags)]
+pub fn retag(context: XdpContext) -> u32 {
+    let Some(frame) = frame() else {
+        return missing(&context);
+    };
+    let verdict = process_retag(&mut XdpPacket::new(&context), &frame, &Maps(&context));
+    end(&context, verdict)
+}
+
+#[inline(always)]
+fn begin(context: &XdpContext, packet: &mut XdpPacket<'_>, frame: Frame) -> u32 {
+    let next = match enter(packet, &Maps(context)) {
+        Ok(verdict) => return act(context, &frame, verdict),
         Err(next) => next,
     };
     let program = match (next, ethertype(packet) == Some(ETHERTYPE_IPV4)) {
+        (Next::Tagged, _) => programs::TAGGED,
         (Next::Nat, true) => programs::NAT_V4,
         (Next::Nat, false) => programs::NAT_V6,
         (Next::First, true) => programs::FIRST_V4,
@@ -46,67 +127,56 @@ pub fn director(context: XdpContext) -> u32 {
         (Next::Later, true) => programs::LATER_V4,
         (Next::Later, false) => programs::LATER_V6,
     };
-    hand_over(&context, program)
+    set_frame(frame);
+    hand_over(context, program)
 }
 
-/// NAT mode, IPv4.
-#[xdp(frags)]
-pub fn nat_v4(context: XdpContext) -> u32 {
-    let verdict = process_nat::<false, V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
-    act(&context, verdict)
+#[inline(always)]
+fn nat<const FIRSTS: bool, F: Family>(context: &XdpContext) -> u32
+where
+    for<'a> Maps<'a>: FamilyTables<F>,
+{
+    go_on(context, |packet, maps| {
+        Ok(process_nat::<FIRSTS, F, _, _>(packet, maps))
+    })
 }
 
-/// NAT mode, IPv6.
-#[xdp(frags)]
-pub fn nat_v6(context: XdpContext) -> u32 {
-    let verdict = process_nat::<false, V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
-    act(&context, verdict)
+#[inline(always)]
+fn first<F: Family>(context: &XdpContext, nat: u32) -> u32
+where
+    for<'a> Maps<'a>: FamilyTables<F>,
+{
+    go_on(context, |packet, maps| {
+        process_first::<F, _, _>(packet, maps).map_err(|_| nat)
+    })
 }
 
-/// NAT mode, first fragments, IPv4.
-#[xdp(frags)]
-pub fn nat_first_v4(context: XdpContext) -> u32 {
-    let verdict = process_nat::<true, V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
-    act(&context, verdict)
+#[inline(always)]
+fn later<F: Family>(context: &XdpContext) -> u32
+where
+    for<'a> Maps<'a>: FamilyTables<F>,
+{
+    go_on(context, |packet, maps| {
+        Ok(process_later::<F, _, _>(packet, maps))
+    })
 }
 
-/// NAT mode, first fragments, IPv6.
-#[xdp(frags)]
-pub fn nat_first_v6(context: XdpContext) -> u32 {
-    let verdict = process_nat::<true, V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
-    act(&context, verdict)
-}
-
-/// First fragments, IPv4.
-#[xdp(frags)]
-pub fn first_v4(context: XdpContext) -> u32 {
-    match process_first::<V4, _, _>(&mut XdpPacket(&context), &Maps(&context)) {
-        Ok(verdict) => act(&context, verdict),
-        Err(_) => hand_over(&context, programs::NAT_FIRST_V4),
+/// Runs stages on a packet that was handed over. They end with a verdict, or
+/// with the program that is next.
+#[inline(always)]
+fn go_on(
+    context: &XdpContext,
+    stages: impl FnOnce(&mut XdpPacket<'_>, &Maps<'_>) -> Result<Verdict, u32>,
+) -> u32 {
+    let Some(frame) = frame() else {
+        return missing(context);
+    };
+    let packet = &mut XdpPacket::new(context);
+    packet.set_interface(frame.interface);
+    match stages(packet, &Maps(context)) {
+        Ok(verdict) => act(context, &frame, verdict),
+        Err(program) => hand_over(context, program),
     }
-}
-
-/// First fragments, IPv6.
-#[xdp(frags)]
-pub fn first_v6(context: XdpContext) -> u32 {
-    match process_first::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context)) {
-        Ok(verdict) => act(&context, verdict),
-        Err(_) => hand_over(&context, programs::NAT_FIRST_V6),
-    }
-}
-
-/// Later fragments, IPv4.
-#[xdp(frags)]
-pub fn later_v4(context: XdpContext) -> u32 {
-    let verdict = process_later::<V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
-    act(&context, verdict)
-}
-
-/// Later fragments, IPv6.
-#[xdp(frags)]
-pub fn later_v6(context: XdpContext) -> u32 {
-    let verdict = process_later::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
-    act(&context, verdict)
 }
 
 #[inline(always)]
@@ -114,12 +184,35 @@ fn hand_over(context: &XdpContext, program: u32) -> u32 {
     // SAFETY: the map holds programs of this type only. A call that succeeds
     // does not return.
     unsafe { PROGRAMS.tail_call(context, program) };
+    missing(context)
+}
+
+#[inline(always)]
+fn missing(context: &XdpContext) -> u32 {
     Maps(context).count_drop(DropReason::ProgramMissing);
     xdp_action::XDP_DROP
 }
 
+/// The action of a verdict, if the packet needs no tags; or else that of
+/// [`retag`], as [`lb_ebpf::tag::egress`] has it.
 #[inline(always)]
-fn act(context: &XdpContext, verdict: Verdict) -> u32 {
+fn act(context: &XdpContext, frame: &Frame, verdict: Verdict) -> u32 {
+    let egress = match verdict {
+        Verdict::Pass | Verdict::Host if frame.is_tagged() => Frame::TO_HOST,
+        Verdict::Transmit if frame.is_tagged() => frame.interface,
+        Verdict::Redirect(interface) => match INTERFACES.redirect(interface, 0) {
+            Ok(action) => return action,
+            Err(_) => interface,
+        },
+        verdict => return end(context, verdict),
+    };
+    set_frame(Frame { egress, ..*frame });
+    hand_over(context, programs::RETAG)
+}
+
+/// The action of a verdict.
+#[inline(always)]
+fn end(context: &XdpContext, verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass | Verdict::Host => xdp_action::XDP_PASS,
         Verdict::Transmit => xdp_action::XDP_TX,

@@ -108,7 +108,9 @@ pub fn to_client<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     };
     match tables.route(&query) {
         Route::Via { interface, macs }
-            if interface == packet.interface() || tables.can_redirect(interface) =>
+            if interface == packet.interface()
+                || tables.can_redirect(interface)
+                || tables.vlan(interface).is_some() =>
         {
             Way::by(interface, macs)
         }

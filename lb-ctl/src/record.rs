@@ -1,45 +1,33 @@
-//! Which values were found, so that they can be put back, also after a crash.
+//! What was found on the host before it was changed, so that it can be put
+//! back, also after a crash.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::sysctl::Sysctl;
-
-/// A sysctl that is kept set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// Which one.
-    pub sysctl: Sysctl,
-    /// Its value before.
-    pub found: i32,
-    /// Its value since.
-    pub set: i32,
-}
-
-/// The entries in the order in which they are set, on disk in the state
+/// Entries in the order in which changes are made, on disk in the state
 /// directory.
 #[derive(Debug)]
-pub struct Record {
+pub struct Record<E> {
     path: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<E>,
 }
 
-impl Record {
-    /// Reads the file, if there is one.
+impl<E: Clone + PartialEq + Serialize + DeserializeOwned> Record<E> {
+    /// Reads the file with this name, if there is one.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn open(state: &Path) -> Result<Self> {
-        let path = state.join("router.json");
+    pub fn open(state: &Path, name: &str) -> Result<Self> {
+        let path = state.join(name);
         let entries = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
                 format!(
-                    "{} is damaged: put back the sysctls that it names by hand, and remove it",
+                    "{} is damaged: put back by hand what it names, and remove it",
                     path.display()
                 )
             })?,
@@ -52,21 +40,16 @@ impl Record {
     }
 
     /// The entries.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[E] {
         &self.entries
     }
 
-    /// Whether there is an entry for this sysctl.
-    pub fn has(&self, sysctl: &Sysctl) -> bool {
-        self.entries.iter().any(|entry| entry.sysctl == *sysctl)
-    }
-
-    /// Remembers these instead. Call it before a sysctl is set, and after it
-    /// is put back.
+    /// Remembers these instead. Call it before a change is made, and after it
+    /// is undone.
     ///
     /// # Errors
     /// If it cannot be written; then what was remembered still is.
-    pub fn replace(&mut self, entries: Vec<Entry>) -> Result<()> {
+    pub fn replace(&mut self, entries: Vec<E>) -> Result<()> {
         if entries == self.entries {
             return Ok(());
         }
@@ -76,7 +59,7 @@ impl Record {
         Ok(())
     }
 
-    fn write(&self, entries: &[Entry]) -> std::io::Result<()> {
+    fn write(&self, entries: &[E]) -> std::io::Result<()> {
         if entries.is_empty() {
             fs::remove_file(&self.path)?;
         } else {
