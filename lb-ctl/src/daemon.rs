@@ -18,9 +18,9 @@ use crate::dataplane::{self, LoadOptions, XdpPolicy};
 use crate::director::Director;
 use crate::notify;
 use crate::reconcile;
-use crate::{offload, router};
 use crate::store::{self, Store};
 use crate::vip::{self, Management};
+use crate::{offload, router};
 
 /// How long `down` waits for `up` to end.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -526,7 +526,10 @@ fn reach<'a>(
                 .is_some_and(|i| i.vlan.is_some())
                 && vlan::vlan(interfaces, next_hop.interface).is_none() =>
         {
-            Err("its interface is a VLAN within two others, and the packet path knows two tags".to_owned())
+            Err(
+                "its interface is a VLAN within two others, and the packet path knows two tags"
+                    .to_owned(),
+            )
         }
         Some(Resolution::Known(next_hop, _))
             if mode == Mode::Nat

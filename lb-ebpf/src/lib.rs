@@ -219,7 +219,8 @@ pub fn process_tagged<P: Untagged, T: Tables>(
     packet: &mut P,
     tables: &T,
 ) -> Result<Frame, Verdict> {
-    let frame = tag::untag(packet, tables).map_err(|early| finish(Packed::new(Err(early)), tables))?;
+    let frame =
+        tag::untag(packet, tables).map_err(|early| finish(Packed::new(Err(early)), tables))?;
     packet.set_interface(frame.interface);
     Ok(frame)
 }
@@ -249,8 +250,8 @@ const NAT: Packed = Packed::new(Ok(Verdict::Host));
 /// Not the end: it is the first fragment of a packet.
 const FIRST: Packed = Packed::new(Err(FIRST_FRAGMENT));
 
-/// Not the end: it has VLAN tags.
-const TAGGED: Packed = Packed::new(Err(Verdict::Transmit));
+/// Not the end: it has VLAN tags. No interface has this index.
+const TAGGED: Packed = Packed::new(Err(Verdict::Redirect(u32::MAX)));
 
 /// Not the end: it is another fragment.
 const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));

@@ -26,11 +26,11 @@ use lb_common::program;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
+use lb_common::vlan::Vlan;
 use lb_ebpf::family::{Family, V4, V6};
 use lb_ebpf::parse::PacketInfo;
-use lb_common::vlan::Vlan;
-use lb_ebpf::tag::Frame;
 use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
+use lb_ebpf::tag::Frame;
 
 use crate::fib;
 

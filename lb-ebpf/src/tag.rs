@@ -123,7 +123,9 @@ pub fn egress<T: Tables>(frame: &Frame, verdict: Verdict, tables: &T) -> Option<
     match verdict {
         Verdict::Pass | Verdict::Host if frame.is_tagged() => Some(Frame::TO_HOST),
         Verdict::Transmit if frame.is_tagged() => Some(frame.interface),
-        Verdict::Redirect(interface) if !tables.can_redirect(interface) => Some(interface),
+        Verdict::Redirect(interface) if frame.is_tagged() || !tables.can_redirect(interface) => {
+            Some(interface)
+        }
         _ => None,
     }
 }
@@ -184,12 +186,7 @@ struct TwoTags {
 /// Whether the packet behind `tags` bytes of tags may be for a service, or an
 /// answer of a NAT backend. What is not is spared the moving.
 #[inline(always)]
-fn may_be_ours<P: Packet, T: Tables>(
-    packet: &P,
-    ethertype: u16,
-    tags: usize,
-    tables: &T,
-) -> bool {
+fn may_be_ours<P: Packet, T: Tables>(packet: &P, ethertype: u16, tags: usize, tables: &T) -> bool {
     let ip = ETHERNET_LENGTH + tags;
     let destination = match ethertype {
         ETHERTYPE_IPV4 => packet

@@ -87,7 +87,10 @@ mod tests {
             })
         };
         assert_eq!(vlan(&interfaces, 2), expected((0x8100, 10), None));
-        assert_eq!(vlan(&interfaces, 4), expected((0x88a8, 20), Some((0x8100, 30))));
+        assert_eq!(
+            vlan(&interfaces, 4),
+            expected((0x88a8, 20), Some((0x8100, 30)))
+        );
         // The wire itself, three tags, a macvlan, one whose wire is elsewhere.
         for none in [1, 5, 6, 7] {
             assert_eq!(vlan(&interfaces, none), None, "{none}");

@@ -65,7 +65,11 @@ impl Features {
         // which to change and how.
         let mut request = vec![ETHTOOL_SFEATURES, self.blocks.len() as u32];
         for block in 0..self.blocks.len() {
-            let bit = if block == number / 32 { 1 << (number % 32) } else { 0 };
+            let bit = if block == number / 32 {
+                1 << (number % 32)
+            } else {
+                0
+            };
             request.extend([bit, if on { bit } else { 0 }]);
         }
         self.call(&mut request)?;
@@ -175,7 +179,10 @@ mod tests {
     #[test]
     fn the_loopback_interface_has_features() {
         let features = Features::of("lo").unwrap();
-        assert!(features.names.iter().any(|n| n == "loopback"), "{features:?}");
+        assert!(
+            features.names.iter().any(|n| n == "loopback"),
+            "{features:?}"
+        );
         assert!(features.is_on("loopback") && !features.can_turn_off("loopback"));
         assert!(!features.is_on("rx-vlan-hw-parse"));
     }

@@ -71,7 +71,8 @@ impl Offload {
         self.failures.clear();
         for interface in &interfaces {
             if let Err(error) = keep_tags(record, interface) {
-                self.failures.insert(interface.clone(), format!("{error:#}"));
+                self.failures
+                    .insert(interface.clone(), format!("{error:#}"));
             }
         }
         self.wanted = interfaces;

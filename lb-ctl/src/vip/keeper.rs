@@ -19,8 +19,8 @@ use super::owned::{Owned, OwnedAddress};
 use super::socket::{FrameSocket, Hears};
 use super::thieves::{Thieves, text};
 use crate::model::status::{VipStatus, unix_now};
-use crate::neighbour::{Host, vlan};
 use crate::neighbour::host::{Interface, InterfaceAddress};
+use crate::neighbour::{Host, vlan};
 
 /// Announcements of a VIP after it was added, one a second: some may be lost.
 const ANNOUNCEMENTS: u32 = 3;
@@ -373,7 +373,8 @@ impl Task {
     }
 
     fn open_sockets(&mut self, interfaces: &BTreeMap<u32, Interface>) {
-        self.sockets.retain(|index, _| interfaces.contains_key(index));
+        self.sockets
+            .retain(|index, _| interfaces.contains_key(index));
         for &index in &self.ports {
             if self.sockets.contains_key(&index) || !interfaces.contains_key(&index) {
                 continue;

@@ -200,6 +200,7 @@ fn act(context: &XdpContext, frame: &Frame, verdict: Verdict) -> u32 {
     let egress = match verdict {
         Verdict::Pass | Verdict::Host if frame.is_tagged() => Frame::TO_HOST,
         Verdict::Transmit if frame.is_tagged() => frame.interface,
+        Verdict::Redirect(interface) if frame.is_tagged() => interface,
         Verdict::Redirect(interface) => match INTERFACES.redirect(interface, 0) {
             Ok(action) => return action,
             Err(_) => interface,

@@ -5,6 +5,7 @@ use super::golden;
 use super::nat;
 use super::packet::{tcp, udp};
 use super::tun;
+use super::vlan;
 use super::world::{Vip, World};
 
 /// A generator of pseudo-random numbers (xorshift64*): the same sequence for
@@ -36,6 +37,7 @@ fn frames() -> Vec<Vec<u8>> {
     let mut frames: Vec<_> = cases.into_iter().map(|(_, frame, _)| frame).collect();
     frames.extend(tun::frames());
     frames.extend(nat::frames());
+    frames.extend(vlan::frames());
     for version in [4, 6] {
         let vip = Vip::Moving.address(version);
         for port in 1..5 {

@@ -7,4 +7,5 @@ mod golden;
 mod nat;
 mod packet;
 mod tun;
+mod vlan;
 mod world;

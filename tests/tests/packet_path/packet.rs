@@ -283,3 +283,8 @@ pub fn with_extension(frame: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
     extended.extend_from_slice(&frame[54..]);
     extended
 }
+
+/// Puts VLAN tags into a frame, as they stand in it, the outermost first.
+pub fn with_tags(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
+    [&frame[..12], &tags.concat(), &frame[12..]].concat()
+}

@@ -16,6 +16,7 @@ use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::limits;
 use lb_common::nat::{NO_PORT, NatReverse, PoolPort, RouterAddresses, Seen};
 use lb_common::protocol::{SCTP, TCP, UDP};
+use lb_common::vlan::{Tag, Vlan};
 use lb_common::{ABI_VERSION, Address};
 use lb_ctl::dataplane::{
     self, Dataplane as _, Dump, Kernel, LoadOptions, NatFlow, Op, RecordedFlow, ServiceKey,
@@ -75,7 +76,22 @@ pub enum Vip {
     Shared,
     /// NAT: every UDP port, on backend 17, behind the second interface.
     AllPorts,
+    /// TCP 80 on backend 18, in the VLAN [`ONE_TAG`].
+    OneTag,
+    /// TCP 80 on backend 19, in the VLAN [`TWO_TAGS`].
+    TwoTags,
+    /// TUN: TCP 80 on backend 20, which is IPv4 and in the VLAN [`ELSEWHERE`].
+    TunInVlan,
+    /// NAT: TCP 80 on port 8080 of backend 21, in the VLAN [`ONE_TAG`].
+    NatInVlan,
 }
+
+/// A VLAN on the first interface.
+pub const ONE_TAG: [Tag; 2] = [Tag::new(0x8100, 10), Tag::NONE];
+/// A VLAN within another on the first interface.
+pub const TWO_TAGS: [Tag; 2] = [Tag::new(0x88a8, 20), Tag::new(0x8100, 30)];
+/// A VLAN on the second interface.
+pub const ELSEWHERE: [Tag; 2] = [Tag::new(0x8100, 40), Tag::NONE];
 
 impl Vip {
     /// The address of IP version 4 or 6.
@@ -134,6 +150,9 @@ pub struct World {
     bpffs: PathBuf,
     /// Indices of the two interfaces.
     pub interfaces: [u32; 2],
+    /// Indices of the VLAN devices of [`ONE_TAG`], [`TWO_TAGS`] and
+    /// [`ELSEWHERE`].
+    vlans: [u32; 3],
 }
 
 impl World {
@@ -146,6 +165,11 @@ impl World {
             .unwrap();
         host.attach_with_mac(&segment, "eth1", &[], Mac(SECOND_MAC))
             .unwrap();
+        // They stand for VLAN devices, which not every kernel has.
+        for name in VLAN_DEVICES {
+            host.attach_with_mac(&segment, name, &[], Mac(DIRECTOR_MAC))
+                .unwrap();
+        }
         host.in_namespace(|| test(&mut Self::new(&lab, &host)))
     }
 
@@ -155,6 +179,7 @@ impl World {
             text.split(':').next().unwrap().parse().unwrap()
         };
         let interfaces = [index("eth0"), index("eth1")];
+        let vlans = VLAN_DEVICES.map(index);
         router(host);
         let bpffs = lab.bpffs().join("packets");
         let max_backends = 64;
@@ -181,20 +206,40 @@ impl World {
             numbers: BTreeMap::new(),
             bpffs,
             interfaces,
+            vlans,
         };
         world.fill();
         world
     }
 
+    fn vlans(&self) -> BTreeMap<u32, Vlan> {
+        let [eth0, eth1] = self.interfaces;
+        let wires = [(eth0, ONE_TAG), (eth0, TWO_TAGS), (eth1, ELSEWHERE)];
+        let vlan = |(interface, [outer, inner]): (u32, [Tag; 2])| Vlan {
+            interface,
+            outer,
+            inner,
+        };
+        self.vlans.into_iter().zip(wires.map(vlan)).collect()
+    }
+
     fn fill(&mut self) {
+        let next_hops = NextHops {
+            interfaces: self.interfaces,
+            vlans: self.vlans,
+        };
         let mut state = State::from_dump(Dump::default(), self.kernel.capacity(), self.now());
         let mut desired = Desired {
             local_macs: BTreeSet::from([
                 (self.interfaces[0], DIRECTOR_MAC),
                 (self.interfaces[0], VIRTUAL_MAC),
                 (self.interfaces[1], SECOND_MAC),
+                (self.vlans[0], DIRECTOR_MAC),
+                (self.vlans[1], DIRECTOR_MAC),
+                (self.vlans[2], SECOND_MAC),
             ]),
             interfaces: BTreeSet::from(self.interfaces),
+            vlans: self.vlans(),
             local_addresses: [4, 6].into_iter().map(own_address).collect(),
             routers: BTreeMap::from([(
                 self.interfaces[0],
@@ -219,7 +264,7 @@ impl World {
                     },
                     backends: backends
                         .iter()
-                        .map(|&n| backend(version, n, self.interfaces))
+                        .map(|&n| backend(version, n, &next_hops))
                         .collect(),
                 };
                 desired
@@ -247,6 +292,10 @@ impl World {
             add(Vip::Sharing, 80, TCP, &[16]);
             add(Vip::Shared, 80, TCP, &[16]);
             add(Vip::AllPorts, 0, UDP, &[17]);
+            add(Vip::OneTag, 80, TCP, &[18]);
+            add(Vip::TwoTags, 80, TCP, &[19]);
+            add(Vip::TunInVlan, 80, TCP, &[20]);
+            add(Vip::NatInVlan, 80, TCP, &[21]);
         }
         for service in desired.services.iter_mut() {
             let (key, service) = service;
@@ -261,7 +310,7 @@ impl World {
                 let key = Vip::Moving.key(version, port, protocol);
                 let backends = &mut desired.services.get_mut(&key).unwrap().backends;
                 backends[0].weight = 0;
-                backends.push(backend(version, 7, self.interfaces));
+                backends.push(backend(version, 7, &next_hops));
             }
         }
         self.follow(&mut state, &desired);
@@ -309,6 +358,10 @@ impl World {
             interface: eth0,
             macs: entry.macs,
         };
+        let by_vlan = Route::Via {
+            interface: self.vlans[0],
+            macs: entry.macs,
+        };
         // What `router` has told the kernel.
         self.tables.routes = Some(Box::new(move |&destination| {
             let destination = IpAddr::from(destination);
@@ -328,6 +381,8 @@ impl World {
                 (via, NARROW)
             } else if is_in("198.51.100.0") || is_in("2001:db8:c::") || is_router {
                 (via, MTU)
+            } else if is_in("192.0.2.0") || is_in("2001:db8:e::") {
+                (by_vlan, MTU)
             } else if is_in("203.0.113.0") || is_in("2001:db8:0:10::") {
                 (Route::Host, MTU)
             } else {
@@ -596,6 +651,9 @@ pub fn client_address(version: u8, narrow: bool) -> IpAddr {
     }
 }
 
+/// Names of the interfaces that stand for VLAN devices.
+const VLAN_DEVICES: [&str; 3] = ["vlan10", "vlan20.30", "vlan40"];
+
 /// The router to all clients.
 const ROUTERS: [&str; 2] = ["203.0.113.1", "2001:db8:0:10::1"];
 
@@ -619,7 +677,20 @@ fn router(host: &Host) {
             "{version} route add {narrow} via {router} dev eth0 mtu lock {NARROW}"
         ));
     }
-    for key in ["ipv4/conf/eth0", "ipv6/conf/all"] {
+    // Clients behind a router in a VLAN.
+    for [version, router, prefix] in [
+        ["-4", "192.0.2.1", "192.0.2.0/24"],
+        ["-6", "2001:db8:e::1", "2001:db8:e::/64"],
+    ] {
+        run(&format!(
+            "{version} neigh replace {router} lladdr {mac} nud permanent dev vlan10"
+        ));
+        run(&format!("{version} route add {router} dev vlan10"));
+        run(&format!(
+            "{version} route add {prefix} via {router} dev vlan10"
+        ));
+    }
+    for key in ["ipv4/conf/eth0", "ipv4/conf/vlan10", "ipv6/conf/all"] {
         let path = format!("/proc/sys/net/{key}/forwarding");
         std::fs::write(path, "1").unwrap();
     }
@@ -637,7 +708,7 @@ fn translated<A>(vip: Address, reverse: &NatReverse<A>, client: Option<Seen>) ->
 /// Address of a backend; those of TUN have a version of their own.
 pub fn backend_address(version: u8, n: u8) -> IpAddr {
     match (version, n) {
-        (_, 11 | 13) | (4, 1..=10 | 14..) => Ipv4Addr::new(203, 0, 113, 100 + n).into(),
+        (_, 11 | 13 | 20) | (4, 1..=10 | 14..) => Ipv4Addr::new(203, 0, 113, 100 + n).into(),
         _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 1, u16::from(n)).into(),
     }
 }
@@ -645,19 +716,35 @@ pub fn backend_address(version: u8, n: u8) -> IpAddr {
 /// Outer source for a backend.
 pub fn tunnel_source(n: u8) -> Option<(IpAddr, u8)> {
     match n {
-        11 => Some((Ipv4Addr::new(203, 0, 113, 2).into(), 0)),
+        11 | 20 => Some((Ipv4Addr::new(203, 0, 113, 2).into(), 0)),
         12 => Some((Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 0, 2).into(), 0)),
         13 => Some((Ipv4Addr::new(192, 0, 2, 0).into(), 8)),
         _ => None,
     }
 }
 
-fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
-    let is_behind = matches!(n, 4 | 17);
+/// Indices of interfaces.
+struct NextHops {
+    interfaces: [u32; 2],
+    vlans: [u32; 3],
+}
+
+fn backend(version: u8, n: u8, next_hops: &NextHops) -> DesiredBackend {
+    let NextHops { interfaces, vlans } = next_hops;
     let next_hop = NextHop {
-        interface: interfaces[usize::from(is_behind)],
+        interface: match n {
+            4 | 17 => interfaces[1],
+            18 | 21 => vlans[0],
+            19 => vlans[1],
+            20 => vlans[2],
+            _ => interfaces[0],
+        },
         mac: backend_mac(n),
-        source_mac: if is_behind { SECOND_MAC } else { DIRECTOR_MAC },
+        source_mac: if matches!(n, 4 | 17 | 20) {
+            SECOND_MAC
+        } else {
+            DIRECTOR_MAC
+        },
         mtu: MTU,
         source: None,
     };
@@ -665,8 +752,8 @@ fn backend(version: u8, n: u8, interfaces: [u32; 2]) -> DesiredBackend {
         address: backend_address(version, n),
         port: 0,
         mode: match n {
-            0..=10 => mode::DR,
-            11..=13 => mode::TUN,
+            0..=10 | 18 | 19 => mode::DR,
+            11..=13 | 20 => mode::TUN,
             _ => mode::NAT,
         },
         weight: 1,
