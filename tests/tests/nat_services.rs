@@ -78,7 +78,8 @@ fn every_port_is_served_full_v6() -> anyhow::Result<()> {
 
 /// Several services before the same servers: each answer comes from the port
 /// that was asked, also when the second service comes while the first one's
-/// flows talk, and goes.
+/// flows talk, and goes. Each has client ports of its own: two flows from one
+/// port to one server would be one to it, and the second is refused.
 fn servers_are_shared(name: &str, nat: Nat, family: Family) -> anyhow::Result<()> {
     let mut site = Site::nat(name, nat, 2)?;
     site.start_director(&[])?;
@@ -87,14 +88,19 @@ fn servers_are_shared(name: &str, nat: Nat, family: Family) -> anyhow::Result<()
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let first = site.plain_service("first", family, protocol, PORT, &[0, 1]);
         site.put_service(&first)?;
-        let of_first = talk(&site, protocol, family, PORT)?;
+        let talk = |ports: &str, port| {
+            let range = "net.ipv4.ip_local_port_range";
+            site.client.set_sysctl(range, ports)?;
+            talk(&site, protocol, family, port)
+        };
+        let of_first = talk("20000 29999", PORT)?;
         let mut second = first.clone();
         second["name"] = json!("second");
         second["port"] = json!(PORT + 1);
         site.put_service(&second)?;
         of_first.round("beside a second service")?;
-        let of_second = talk(&site, protocol, family, PORT + 1)?;
-        let more_of_first = talk(&site, protocol, family, PORT)?;
+        let of_second = talk("30000 39999", PORT + 1)?;
+        let more_of_first = talk("40000 49999", PORT)?;
         for talk in [&of_first, &of_second, &more_of_first] {
             talk.round("before shared servers")?;
         }
