@@ -19,7 +19,8 @@ pub struct Backend {
     pub source: Address,
     /// In NAT mode the backend's port, network byte order.
     pub port: u16,
-    /// Largest IP packet in bytes that the path to the backend carries.
+    /// Largest packet of a client in bytes that the path to the backend
+    /// carries: in TUN mode without the outer header.
     pub mtu: u16,
     /// One of the [`mode`] constants.
     pub mode: u8,
@@ -62,10 +63,21 @@ impl Backend {
 pub mod mode {
     /// VS/DR: rewrite the MAC addresses.
     pub const DR: u8 = 1;
-    /// VS/TUN: encapsulate in IP.
-    pub const TUN: u8 = 2;
+    /// VS/TUN: encapsulate in IPv4, to a backend with such an address.
+    pub const TUN_V4: u8 = 2;
     /// VS/NAT: rewrite addresses and ports.
     pub const NAT: u8 = 3;
+    /// VS/TUN: encapsulate in IPv6.
+    pub const TUN_V6: u8 = 4;
+
+    /// Bytes of the outer header.
+    pub const fn overhead(mode: u8) -> u16 {
+        match mode {
+            TUN_V4 => 20,
+            TUN_V6 => 40,
+            _ => 0,
+        }
+    }
 }
 
 /// States of a backend entry.

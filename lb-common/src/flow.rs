@@ -118,7 +118,7 @@ pub const fn is_idle(last_seen: u32, now: u32, idle_timeout: u32) -> bool {
 pub const fn hash(key: u64, addresses: u64, ports: u32) -> u32 {
     let mut h = (addresses ^ key).wrapping_mul(MULTIPLIERS[0]);
     h ^= h >> 32;
-    h = (h ^ ports as u64 ^ key.rotate_left(32)).wrapping_mul(MULTIPLIERS[1]);
+    h = (h ^ ports as u64 ^ key).wrapping_mul(MULTIPLIERS[1]);
     h ^= h >> 29;
     (h.wrapping_mul(MULTIPLIERS[2]) >> 32) as u32
 }
@@ -126,7 +126,8 @@ pub const fn hash(key: u64, addresses: u64, ports: u32) -> u32 {
 /// Hash of an IPv4 flow. Arguments as they stand in the packet.
 #[inline(always)]
 pub const fn hash_v4(key: u64, client: u32, vip: u32, ports: u32) -> u32 {
-    hash(key, ((client as u64) << 32) | vip as u64, ports)
+    // As both stand side by side in the header.
+    hash(key, (client as u64) | (vip as u64) << 32, ports)
 }
 
 /// Hash of an IPv6 flow. Arguments as they stand in the packet.

@@ -24,5 +24,10 @@ pub const TAGGED: u32 = 8;
 /// came with.
 pub const RETAG: u32 = 9;
 
+/// Other than the usual headers, IPv4.
+pub const OTHER_V4: u32 = 10;
+/// Other than the usual headers, IPv6.
+pub const OTHER_V6: u32 = 11;
+
 /// Number of programs: the size of their map.
-pub const COUNT: u32 = 10;
+pub const COUNT: u32 = 12;

@@ -167,7 +167,7 @@ impl<D: Dataplane> Director<D> {
                 .map(|backend| DesiredBackend {
                     address: backend.address.ip,
                     port: backend.address.port.unwrap_or(0),
-                    mode: mode_number(service.mode),
+                    mode: mode_number(service.mode, backend.address.ip),
                     weight: backend.weight,
                     tunnel_source: None,
                     removed: false,
@@ -474,10 +474,11 @@ fn key(service: &Service) -> ServiceKey {
     }
 }
 
-const fn mode_number(mode: Mode) -> u8 {
+const fn mode_number(mode: Mode, backend: IpAddr) -> u8 {
     match mode {
         Mode::Dr => mode::DR,
-        Mode::Tun => mode::TUN,
+        Mode::Tun if backend.is_ipv4() => mode::TUN_V4,
+        Mode::Tun => mode::TUN_V6,
         Mode::Nat => mode::NAT,
     }
 }

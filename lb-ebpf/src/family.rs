@@ -10,6 +10,7 @@ use crate::checksum::Sum;
 use crate::forward::answer;
 use crate::packet::Packet;
 use crate::parse::{self, Firsts, PacketInfo};
+use crate::plain::{self, Head};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
 
@@ -31,7 +32,13 @@ pub trait Family: Sized {
     /// Whether this is IPv4.
     const IS_V4: bool;
 
-    /// Stages 1 and 2.
+    /// See [`plain`].
+    fn head<P: Packet>(packet: &P) -> Option<Head<Self>>;
+
+    /// All that is known of a packet that has a head with this protocol.
+    fn plain<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<Self>>;
+
+    /// Stages 1 and 2 for all other packets.
     fn parse<P: Packet, T: Tables>(
         packet: &P,
         firsts: Firsts,
@@ -95,6 +102,16 @@ impl Family for V4 {
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV4;
     const ENCAPSULATED: u8 = 4;
     const IS_V4: bool = true;
+
+    #[inline(always)]
+    fn head<P: Packet>(packet: &P) -> Option<Head<Self>> {
+        plain::head_v4(packet)
+    }
+
+    #[inline(always)]
+    fn plain<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<Self>> {
+        plain::info_v4(packet, protocol)
+    }
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(
@@ -170,6 +187,16 @@ impl Family for V6 {
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV6;
     const ENCAPSULATED: u8 = 41;
     const IS_V4: bool = false;
+
+    #[inline(always)]
+    fn head<P: Packet>(packet: &P) -> Option<Head<Self>> {
+        plain::head_v6(packet)
+    }
+
+    #[inline(always)]
+    fn plain<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<Self>> {
+        plain::info_v6(packet, protocol)
+    }
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(

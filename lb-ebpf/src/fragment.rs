@@ -72,7 +72,7 @@ pub fn first<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         }
         match service::find(packet, info, tables) {
             Ok(Some(service)) if service.flags & flags::NAT != 0 => crate::NAT,
-            Ok(Some(service)) => Packed::new(serve(packet, info, &service, tables)),
+            Ok(Some(service)) => Packed::new(serve(packet, info, service, tables)),
             Ok(None) => crate::NAT,
             Err(early) => Packed::new(Err(early)),
         }

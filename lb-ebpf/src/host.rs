@@ -248,8 +248,8 @@ impl Tables for HostTables {
 macro_rules! family_tables {
     ($family:ident, $field:ident) => {
         impl FamilyTables<$family> for HostTables {
-            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceValue> {
-                self.$field.services.get(key).copied()
+            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<&ServiceValue> {
+                self.$field.services.get(key)
             }
 
             fn flow(

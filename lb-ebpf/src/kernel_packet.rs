@@ -15,6 +15,7 @@ use lb_ebpf::packet::{Packet, Untagged};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The packet of an XDP program.
+#[derive(Clone, Copy)]
 pub struct XdpPacket<'a> {
     context: &'a XdpContext,
     /// See [`Untagged::set_interface`]; 0 unless it was set.
@@ -66,6 +67,12 @@ impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Option<()> {
         write(self.context.data(), self.context.data_end(), offset, value)
+    }
+
+    #[inline(always)]
+    fn aside<R>(&mut self, seldom: impl FnOnce(&mut Self) -> R) -> R {
+        // A copy that compilers do not see through.
+        seldom(&mut black_box(*self))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! A packet goes through these stages, each in a file of its own, and never
 //! back:
 //!
-//! 1. [`parse`]: Ethernet to layer 4 into one [`parse::PacketInfo`]. Later
+//! 1. [`plain`], [`parse`]: Ethernet to layer 4 into one [`parse::PacketInfo`]. Later
 //!    stages do not look at headers again.
 //! 2. [`icmp`]: an ICMP error becomes the flow it speaks of.
 //! 3. [`service`]: which service is it for? For none: the packet passes
@@ -48,6 +48,7 @@ pub mod icmp;
 pub mod nat;
 pub mod packet;
 pub mod parse;
+pub mod plain;
 pub mod schedule;
 pub mod service;
 pub mod tables;
@@ -72,6 +73,8 @@ pub enum Next {
     /// [`process_nat`]: the packet is for a service in NAT mode, or may be an
     /// answer of a NAT backend.
     Nat,
+    /// [`process_other`]: its headers are not the usual ones.
+    Other,
     /// [`process_first`]: it is the first fragment of a packet.
     First,
     /// [`process_later`]: it is another fragment.
@@ -130,6 +133,13 @@ where
     P: Packet,
     T: Tables + FamilyTables<F>,
 {
+    let next = match next {
+        Next::Other => match process_other(packet, tables) {
+            Ok(verdict) => return verdict,
+            Err(next) => next,
+        },
+        next => next,
+    };
     match next {
         Next::Nat => process_nat::<false, F, P, T>(packet, tables),
         Next::First => match process_first(packet, tables) {
@@ -137,8 +147,8 @@ where
             Err(_) => process_nat::<true, F, P, T>(packet, tables),
         },
         Next::Later => process_later(packet, tables),
-        // With two tags at most, all have been taken off.
-        Next::Tagged => Verdict::Pass,
+        // All tags have been taken off, and nothing comes here twice.
+        Next::Tagged | Next::Other => Verdict::Pass,
     }
 }
 
@@ -159,8 +169,31 @@ where
         Some(ethertype) if tag::is_tag(ethertype) => TAGGED,
         _ => Packed::new(Ok(Verdict::Pass)),
     };
+    // Most packets end so: first, because compilers keep the order.
+    if end == Packed::SENT_BACK {
+        return Ok(Verdict::Transmit);
+    }
     match end {
         TAGGED => Err(Next::Tagged),
+        NAT => Err(Next::Nat),
+        OTHER => Err(Next::Other),
+        end => Ok(finish(end, tables)),
+    }
+}
+
+/// Runs the stages of the modes DR and TUN on a packet with other than the usual
+/// headers: options, extensions, another protocol, an ICMP error.
+///
+/// # Errors
+/// The packet is not theirs.
+#[inline(always)]
+pub fn process_other<F, P, T>(packet: &mut P, tables: &T) -> Result<Verdict, Next>
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    match other(packet, tables) {
         NAT => Err(Next::Nat),
         FIRST => Err(Next::First),
         LATER => Err(Next::Later),
@@ -247,6 +280,9 @@ fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
 /// Not the end: the packet is NAT's.
 const NAT: Packed = Packed::new(Ok(Verdict::Host));
 
+/// Not the end: its headers are not the usual ones. No interface has this index.
+const OTHER: Packed = Packed::new(Err(Verdict::Redirect(u32::MAX - 1)));
+
 /// Not the end: it is the first fragment of a packet.
 const FIRST: Packed = Packed::new(Err(FIRST_FRAGMENT));
 
@@ -258,13 +294,47 @@ const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));
 
 #[inline(always)]
 fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {
+    let Some(head) = F::head(packet) else {
+        return OTHER;
+    };
+    match service::look_up(&head, tables) {
+        Ok(Some(service)) if service.flags & flags::NAT != 0 => NAT,
+        Ok(Some(service)) => match serve_plain(packet, head.protocol, service, tables) {
+            Ok(end) => end,
+            Err(early) => Packed::new(Err(early)),
+        },
+        Ok(None) => NAT,
+        Err(early) => Packed::new(Err(early)),
+    }
+}
+
+/// `Err` is an early end: a packet that passes or is dropped.
+#[inline(always)]
+fn serve_plain<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    protocol: u8,
+    service: &ServiceValue,
+    tables: &T,
+) -> Result<Packed, Verdict> {
+    let Some(info) = F::plain(packet, protocol) else {
+        return Err(Verdict::Pass);
+    };
+    info.check_lengths(packet)?;
+    let chosen = schedule::schedule_plain(packet, &info, service, tables)?;
+    let end = forward::forward_plain(packet, &info, &chosen, tables)?;
+    tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
+    Ok(end)
+}
+
+#[inline(always)]
+fn other<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {
     let info = match F::parse(packet, false, tables) {
         Ok(info) => info,
         Err(early) => return Packed::new(Err(early)),
     };
     match service::find(packet, &info, tables) {
         Ok(Some(service)) if service.flags & flags::NAT != 0 => NAT,
-        Ok(Some(service)) => Packed::new(serve(packet, &info, &service, tables)),
+        Ok(Some(service)) => Packed::new(serve(packet, &info, service, tables)),
         Ok(None) => NAT,
         Err(early) => Packed::new(Err(early)),
     }

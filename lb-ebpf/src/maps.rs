@@ -250,7 +250,9 @@ impl Tables for Maps<'_> {
             unsafe {
                 (*counters).packets += 1;
                 (*counters).bytes += u64::from(bytes);
-                (*counters).flows += u64::from(new_flow);
+                if new_flow {
+                    (*counters).flows += 1;
+                }
             }
         }
     }
@@ -332,11 +334,12 @@ macro_rules! family_tables {
     ) => {
         impl FamilyTables<$family> for Maps<'_> {
             #[inline(always)]
-            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<ServiceValue> {
-                // SAFETY: the value is copied at once; should it be replaced
-                // twice in between, the stages notice that ring and service
-                // do not match.
-                unsafe { $services.get(key) }.copied()
+            fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<&ServiceValue> {
+                // SAFETY: a map value stays readable until the program ends.
+                // Should it be given to another service meanwhile, the stages
+                // notice that the backend is not of the service that they
+                // began with.
+                unsafe { $services.get(key) }
             }
 
             #[inline(always)]

@@ -43,6 +43,14 @@ pub trait Packet {
     /// front. `None` if there is no such room. All offsets change meaning.
     fn adjust_head(&mut self, delta: i32) -> Option<()>;
 
+    /// Calls `seldom` with this packet, away from the path that most packets
+    /// take: so that a function that is not inlined, and wants a reference, does
+    /// not force the packet into memory on that path too.
+    #[inline(always)]
+    fn aside<R>(&mut self, seldom: impl FnOnce(&mut Self) -> R) -> R {
+        seldom(self)
+    }
+
     /// Moves the end of the packet by `delta` bytes: below 0 cuts it short.
     /// `None` if that is not possible.
     fn adjust_tail(&mut self, delta: i32) -> Option<()>;

@@ -132,17 +132,10 @@ impl<F: Family> PacketInfo<F> {
         self.client_port as u32 | (self.port as u32) << 16
     }
 
-    /// Whether the frame was sent to the director. XDP also sees others'.
-    ///
-    /// The source MAC of what leaves by the interface that the packet came in
-    /// by is our own there: a comparison with any such backend entry, at hand
-    /// already, spares a look-up.
+    /// Whether the frame was sent to the director, see [`is_for_us`].
     #[inline(always)]
     pub fn is_for_us<T: Tables>(&self, interface: u32, backend: &Backend, tables: &T) -> bool {
-        if backend.interface == interface && backend.source_mac() == self.destination_mac {
-            return true;
-        }
-        tables.is_local_mac(&LocalMacKey::new(interface, self.destination_mac))
+        is_for_us(self.destination_mac, interface, backend, tables)
     }
 
     /// Whether the headers lie inside the packet, and the packet inside the
@@ -300,6 +293,28 @@ pub struct Ipv6Header {
     pub destination: [native_endian::U64; 2],
 }
 
+impl Ipv6Header {
+    /// The version: 6.
+    #[inline(always)]
+    pub fn version(&self) -> u8 {
+        (self.version_class_label.get() >> 28) as u8
+    }
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub fn traffic_class(&self) -> u8 {
+        (self.version_class_label.get() >> 20) as u8
+    }
+
+    /// Bytes of header and payload.
+    #[inline(always)]
+    pub fn length(&self) -> u16 {
+        // A sum of more than 16 bits is longer than any frame: truncated.
+        let payload = self.payload_length.get();
+        payload.saturating_add(IPV6_LENGTH as u16)
+    }
+}
+
 /// The words of an address, for its header.
 #[inline(always)]
 pub fn header_words(address: &Address) -> [native_endian::U64; 2] {
@@ -325,17 +340,21 @@ pub struct Ports {
 /// The beginning of an IPv4 frame, for one check of its bounds.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes)]
-struct FrameV4 {
-    ethernet: EthernetHeader,
-    ip: Ipv4Header,
+pub struct FrameV4 {
+    /// Ethernet.
+    pub ethernet: EthernetHeader,
+    /// IPv4, without options.
+    pub ip: Ipv4Header,
 }
 
 /// The beginning of an IPv6 frame.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes)]
-struct FrameV6 {
-    ethernet: EthernetHeader,
-    ip: Ipv6Header,
+pub struct FrameV6 {
+    /// Ethernet.
+    pub ethernet: EthernetHeader,
+    /// IPv6.
+    pub ip: Ipv6Header,
 }
 
 /// EtherType of the frame, as it stands; `None` if the frame is shorter than
@@ -343,6 +362,25 @@ struct FrameV6 {
 #[inline(always)]
 pub fn ethertype<P: Packet>(packet: &P) -> Option<u16> {
     Some(packet.read::<EthernetHeader>(0)?.ethertype.get())
+}
+
+/// Whether a frame to this MAC address was sent to the director. XDP also sees
+/// others'.
+///
+/// The source MAC of what leaves by the interface that the packet came in by is
+/// our own there: a comparison with any such backend entry, at hand already,
+/// spares a look-up.
+#[inline(always)]
+pub fn is_for_us<T: Tables>(
+    destination: Mac,
+    interface: u32,
+    backend: &Backend,
+    tables: &T,
+) -> bool {
+    if backend.interface == interface && backend.source_mac() == destination {
+        return true;
+    }
+    tables.is_local_mac(&LocalMacKey::new(interface, destination))
 }
 
 /// Parses an IPv4 packet.
@@ -413,16 +451,15 @@ pub fn ipv6<P: Packet, T: Tables>(
     let Some(FrameV6 { ethernet, ip }) = packet.read::<FrameV6>(0) else {
         return Err(Verdict::Pass);
     };
-    if ip.version_class_label.get() >> 28 != 6 {
+    if ip.version() != 6 {
         return Err(Verdict::Pass);
     }
     let mut envelope = Envelope::<V6> {
         client: words(&ip.source),
         vip: words(&ip.destination),
         destination_mac: ethernet.destination(),
-        // A sum of more than 16 bits is longer than any frame: truncated.
-        ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
-        traffic_class: (ip.version_class_label.get() >> 20) as u8,
+        ip_length: ip.length(),
+        traffic_class: ip.traffic_class(),
         ttl: ip.hop_limit,
         may_fragment: false,
         fragment: fragment::NONE,
@@ -508,8 +545,8 @@ pub fn later_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
                 client: words(&ip.source),
                 vip: words(&ip.destination),
                 destination_mac: ethernet.destination(),
-                ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
-                traffic_class: (ip.version_class_label.get() >> 20) as u8,
+                ip_length: ip.length(),
+                traffic_class: ip.traffic_class(),
                 ttl: ip.hop_limit,
                 may_fragment: false,
                 fragment: fragment::LATER | u64::from(id),

@@ -12,7 +12,7 @@ use crate::flow::{Remembered, decide};
 use crate::packet::Packet;
 use crate::parse::PacketInfo;
 use crate::tables::{FamilyTables, Tables};
-use crate::verdict::{Verdict, drop};
+use crate::verdict::{Packed, Verdict, drop};
 
 /// The backend that a packet goes to.
 pub struct Chosen<'a> {
@@ -25,6 +25,45 @@ pub struct Chosen<'a> {
     /// Whether the packet begins a flow, see
     /// [`lb_common::counters::BackendCounters::flows`].
     pub new_flow: bool,
+}
+
+/// The same as [`schedule`] for a packet that is [`crate::plain`]. Only of a
+/// slot that is settled it is fast.
+///
+/// # Errors
+/// As for [`schedule`].
+#[inline(always)]
+pub fn schedule_plain<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &'a T,
+) -> Result<Chosen<'a>, Verdict> {
+    if service.slots == 0 {
+        return drop(DropReason::NoBackend);
+    }
+    let service_id = service.id;
+    let hash = F::hash(service.hash_key, info);
+    let index = slot_index(hash, service.slots);
+    let slot = read_slot(tables, service.ring_offset, index)?;
+    let (id, new_flow) = if slot.is_settled() {
+        (slot.backend(), info.syn)
+    } else {
+        let protocol = info.protocol;
+        let found = packet
+            .aside(|packet| remembered_plain::<F, P, T>(packet, protocol, service, slot, tables));
+        let end = Packed::from_word(found);
+        if end.is_early() {
+            end.unpack()?;
+        }
+        (found as u32, found & NEW_FLOW != 0)
+    };
+    Ok(Chosen {
+        id,
+        backend: usable(service_id, tables, id)?,
+        hash,
+        new_flow,
+    })
 }
 
 /// Chooses the backend, and records the flow if its slot is moving.
@@ -41,6 +80,7 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     if service.slots == 0 {
         return drop(DropReason::NoBackend);
     }
+    let service_id = service.id;
     let hash = F::hash(service.hash_key, info);
     let index = slot_index(hash, service.slots);
     let slot = read_slot(tables, service.ring_offset, index)?;
@@ -51,7 +91,7 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     };
     Ok(Chosen {
         id,
-        backend: usable(service, tables, id)?,
+        backend: usable(service_id, tables, id)?,
         hash,
         new_flow,
     })
@@ -71,18 +111,17 @@ pub fn schedule_new<'a, F: Family, T: Tables>(
     if service.slots == 0 {
         return drop(DropReason::NoBackend);
     }
+    let service_id = service.id;
     let hash = F::hash(service.hash_key, info);
     let index = slot_index(hash, service.slots);
     let id = read_slot(tables, service.ring_offset, index)?.backend();
-    Ok((id, usable(service, tables, id)?))
+    Ok((id, usable(service_id, tables, id)?))
 }
 
+/// The entry of a backend that the ring of the service with this
+/// [`ServiceValue::id`] names.
 #[inline(always)]
-fn usable<'a, T: Tables>(
-    service: &ServiceValue,
-    tables: &'a T,
-    id: u32,
-) -> Result<&'a Backend, Verdict> {
+fn usable<'a, T: Tables>(service_id: u32, tables: &'a T, id: u32) -> Result<&'a Backend, Verdict> {
     if id == 0 {
         return drop(DropReason::NoBackend);
     }
@@ -93,8 +132,9 @@ fn usable<'a, T: Tables>(
         return drop(DropReason::BackendDead);
     }
     // An entry of another service means that this packet read the service's
-    // value while its ring was being replaced twice over.
-    if backend.service != service.id {
+    // value while its ring was being replaced twice over, or the value given
+    // to another service.
+    if backend.service != service_id {
         return drop(DropReason::RingCorrupt);
     }
     Ok(backend)
@@ -108,6 +148,29 @@ fn read_slot<T: Tables>(tables: &T, ring_offset: u32, index: u32) -> Result<Slot
         None => drop(DropReason::RingCorrupt),
     }
 }
+
+/// [`remembered`] for a packet that is [`crate::plain`]: backend and
+/// [`NEW_FLOW`], or an early end.
+#[inline(never)]
+fn remembered_plain<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &P,
+    protocol: u8,
+    service: &ServiceValue,
+    slot: Slot,
+    tables: &T,
+) -> u64 {
+    let Some(info) = F::plain(packet, protocol) else {
+        return Packed::new(Err(Verdict::Pass)).to_word();
+    };
+    let hash = F::hash(service.hash_key, &info);
+    match remembered(packet, &info, service, tables, slot, hash) {
+        Ok((id, new_flow)) => u64::from(id) | if new_flow { NEW_FLOW } else { 0 },
+        Err(early) => Packed::new(Err(early)).to_word(),
+    }
+}
+
+/// The packet begins a flow.
+const NEW_FLOW: u64 = 1 << 32;
 
 /// A slot for which the flow table has a say. Returns the backend and whether
 /// the packet begins a flow.

@@ -62,7 +62,7 @@ pub trait Tables {
 /// The maps of one IP version.
 pub trait FamilyTables<F: Family> {
     /// The service with exactly this key.
-    fn service(&self, key: &F::ServiceKey) -> Option<ServiceValue>;
+    fn service(&self, key: &F::ServiceKey) -> Option<&ServiceValue>;
 
     /// The backend of a recorded flow for which `valid` holds; marks the flow
     /// as seen at `now`.

@@ -40,6 +40,9 @@ impl Packed {
     const REDIRECT: u64 = 3;
     const DROP: u64 = 4;
 
+    /// `Ok(Verdict::Transmit)`.
+    pub const SENT_BACK: Self = Self::new(Ok(Verdict::Transmit));
+
     /// Packs.
     #[inline(always)]
     pub const fn new(end: Result<Verdict, Verdict>) -> Self {
@@ -55,6 +58,18 @@ impl Packed {
             Verdict::Drop(reason) => Self::DROP | (reason as u64) << 8,
         };
         Self(word | early)
+    }
+
+    /// The word.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.0
+    }
+
+    /// The reverse of [`Self::to_word`].
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
     }
 
     /// Whether it was an early end.

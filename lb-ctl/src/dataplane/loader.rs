@@ -231,6 +231,8 @@ fn load_called(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
         (program::NAT_FIRST_V6, "nat_first_v6"),
         (program::LATER_V4, "later_v4"),
         (program::LATER_V6, "later_v6"),
+        (program::OTHER_V4, "other_v4"),
+        (program::OTHER_V6, "other_v6"),
         (program::TAGGED, "tagged"),
         (program::RETAG, "retag"),
     ] {

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use lb_common::backend::Backend;
+use lb_common::backend::{Backend, mode};
 use lb_common::counters::{BackendCounters, DropReason};
 
-use super::{Director, key, reach, uses_nat};
+use super::{Director, key, mode_number, reach, uses_nat};
 use crate::dataplane::{Dataplane, ServiceKey};
 use crate::model::status::{
     BackendState, BackendStatus, DropStatus, FlowTableStatus, HealthStatus, InterfaceStatus,
@@ -273,7 +273,7 @@ fn usable_mtu(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
 
 /// Bytes of the outer header to a backend.
 const fn overhead(address: IpAddr) -> u16 {
-    if address.is_ipv4() { 20 } else { 40 }
+    mode::overhead(mode_number(Mode::Tun, address))
 }
 
 /// Names of the interfaces on which the program runs, and of their VLANs.

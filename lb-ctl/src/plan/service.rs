@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use lb_common::backend::{Backend, state};
+use lb_common::backend::{Backend, mode, state};
 use lb_common::ring as abi_ring;
 use lb_common::service::ServiceValue;
 
@@ -194,7 +194,7 @@ fn entry(before: &Backend, service: u32, backend: &DesiredBackend) -> Backend {
             entry.state = state::ALIVE;
             entry.interface = next_hop.interface;
             entry.set_macs(next_hop.mac, next_hop.source_mac);
-            entry.mtu = next_hop.mtu;
+            entry.mtu = next_hop.mtu.saturating_sub(mode::overhead(backend.mode));
         }
         Condition::Unresolved if before.state == state::ALIVE => {}
         Condition::Unresolved | Condition::Down => entry.state = state::DEAD,

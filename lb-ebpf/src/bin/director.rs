@@ -24,24 +24,21 @@ use aya_log_ebpf::debug;
 use kernel_packet::XdpPacket;
 use lb_common::program as programs;
 use lb_ebpf::family::{Family, V4, V6};
-use lb_ebpf::packet::Untagged as _;
+use lb_ebpf::packet::{Packet as _, Untagged as _};
 use lb_ebpf::parse::{ETHERTYPE_IPV4, ethertype};
 use lb_ebpf::tables::{FamilyTables, Tables};
 use lb_ebpf::tag::Frame;
 use lb_ebpf::verdict::{DropReason, Verdict};
 use lb_ebpf::{
-    Next, enter, process_first, process_later, process_nat, process_retag, process_tagged,
+    Next, enter, process_first, process_later, process_nat, process_other, process_retag,
+    process_tagged,
 };
 use maps::{INTERFACES, Maps, PROGRAMS, frame, set_frame};
 
 /// Entry point, once a packet.
 #[xdp(frags)]
 pub fn director(context: XdpContext) -> u32 {
-    begin(
-        &context,
-        &mut XdpPacket::new(&context),
-        Frame::untagged(context.ingress_ifindex() as u32),
-    )
+    begin(&context, &mut XdpPacket::new(&context), Frame::untagged)
 }
 
 /// Packets with VLAN tags.
@@ -49,7 +46,7 @@ pub fn director(context: XdpContext) -> u32 {
 pub fn tagged(context: XdpContext) -> u32 {
     let packet = &mut XdpPacket::new(&context);
     match process_tagged(packet, &Maps(&context)) {
-        Ok(frame) => begin(&context, packet, frame),
+        Ok(frame) => begin(&context, packet, |_| frame),
         Err(verdict) => end(&context, verdict),
     }
 }
@@ -76,6 +73,18 @@ pub fn nat_first_v4(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn nat_first_v6(context: XdpContext) -> u32 {
     nat::<true, V6>(&context)
+}
+
+/// Other than the usual headers, IPv4.
+#[xdp(frags)]
+pub fn other_v4(context: XdpContext) -> u32 {
+    other::<V4>(&context)
+}
+
+/// Other than the usual headers, IPv6.
+#[xdp(frags)]
+pub fn other_v6(context: XdpContext) -> u32 {
+    other::<V6>(&context)
 }
 
 /// First fragments, IPv4.
@@ -112,23 +121,42 @@ pub fn retag(context: XdpContext) -> u32 {
     end(&context, verdict)
 }
 
+/// `frame` says how a packet came that the interface with this index received.
 #[inline(always)]
-fn begin(context: &XdpContext, packet: &mut XdpPacket<'_>, frame: Frame) -> u32 {
+fn begin(context: &XdpContext, packet: &mut XdpPacket<'_>, frame: impl Fn(u32) -> Frame) -> u32 {
     let next = match enter(packet, &Maps(context)) {
-        Ok(verdict) => return act(context, &frame, verdict),
+        Ok(verdict) => return act(context, &frame(packet.interface()), verdict),
         Err(next) => next,
     };
-    let program = match (next, ethertype(packet) == Some(ETHERTYPE_IPV4)) {
-        (Next::Tagged, _) => programs::TAGGED,
-        (Next::Nat, true) => programs::NAT_V4,
-        (Next::Nat, false) => programs::NAT_V6,
-        (Next::First, true) => programs::FIRST_V4,
-        (Next::First, false) => programs::FIRST_V6,
-        (Next::Later, true) => programs::LATER_V4,
-        (Next::Later, false) => programs::LATER_V6,
-    };
-    set_frame(frame);
-    hand_over(context, program)
+    set_frame(frame(packet.interface()));
+    let [v4, v6] = programs_of(next);
+    let is_v4 = ethertype(packet) == Some(ETHERTYPE_IPV4);
+    hand_over(context, if is_v4 { v4 } else { v6 })
+}
+
+/// The programs for what comes next, of IPv4 and IPv6.
+#[inline(always)]
+const fn programs_of(next: Next) -> [u32; 2] {
+    match next {
+        Next::Tagged => [programs::TAGGED; 2],
+        Next::Nat => [programs::NAT_V4, programs::NAT_V6],
+        Next::Other => [programs::OTHER_V4, programs::OTHER_V6],
+        Next::First => [programs::FIRST_V4, programs::FIRST_V6],
+        Next::Later => [programs::LATER_V4, programs::LATER_V6],
+    }
+}
+
+#[inline(always)]
+fn other<F: Family>(context: &XdpContext) -> u32
+where
+    for<'a> Maps<'a>: FamilyTables<F>,
+{
+    go_on(context, |packet, maps| {
+        process_other::<F, _, _>(packet, maps).map_err(|next| {
+            let [v4, v6] = programs_of(next);
+            if F::IS_V4 { v4 } else { v6 }
+        })
+    })
 }
 
 #[inline(always)]

@@ -135,7 +135,9 @@ pub fn tell<F: Family, P: Packet, T: Tables>(
     // to be in memory, and were it `info` itself, packets that are not answered
     // would pay for that.
     let [client, source] = black_box([info.client, *source]);
-    match F::answer(packet, info.ip_length, &client, &source, error) {
+    let ip_length = info.ip_length;
+    let answered = packet.aside(|packet| F::answer(packet, ip_length, &client, &source, error));
+    match answered {
         Some(()) => {
             tables.count_drop(error.told);
             Ok(Verdict::Transmit)

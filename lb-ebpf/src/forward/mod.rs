@@ -9,16 +9,17 @@ use lb_common::counters::DropReason;
 
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::parse::{EthernetHeader, PacketInfo, is_for_us};
 use crate::schedule::Chosen;
 use crate::tables::Tables;
-use crate::verdict::{Verdict, drop};
+use crate::verdict::{Packed, Verdict, drop};
 
 /// Rewrites the packet for the chosen backend.
 ///
 /// # Errors
 /// [`Verdict::Pass`] if the frame was addressed to another host's MAC; a drop
-/// if it cannot be rewritten. The packet is then as it was.
+/// if it cannot be rewritten; the answer that it has become if it is too big.
+/// Unless it was answered the packet is then as it was.
 #[inline(always)]
 pub fn forward<F: Family, P: Packet, T: Tables>(
     packet: &mut P,
@@ -26,20 +27,39 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
     chosen: &Chosen<'_>,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    let backend = chosen.backend;
-    if !info.is_for_us(packet.interface(), backend, tables) {
+    if !info.is_for_us(packet.interface(), chosen.backend, tables) {
         return Err(Verdict::Pass);
     }
-    match backend.mode {
-        mode::DR => dr::rewrite(packet, backend)?,
-        mode::TUN => {
-            if let Some(answered) = tun::encapsulate(packet, info, chosen, tables)? {
-                return Err(answered);
-            }
-        }
-        _ => return drop(DropReason::UnsupportedMode),
+    rewrite(packet, info, chosen, |packet, mtu| {
+        answer::too_big(packet, info, &info.vip, mtu, tables)
+    })?
+    .unpack()
+}
+
+/// The same for a packet that is [`crate::plain`].
+///
+/// # Errors
+/// As for [`forward`].
+#[inline(always)]
+pub fn forward_plain<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+    tables: &T,
+) -> Result<Packed, Verdict> {
+    let Some(ethernet) = packet.read::<EthernetHeader>(0) else {
+        return Err(Verdict::Pass);
+    };
+    let destination = ethernet.destination();
+    if !is_for_us(destination, packet.interface(), chosen.backend, tables) {
+        return Err(Verdict::Pass);
     }
-    Ok(leaves(packet, backend))
+    let protocol = info.protocol;
+    rewrite(packet, info, chosen, |packet, mtu| {
+        packet
+            .aside(|packet| too_big_plain::<F, P, T>(packet, protocol, mtu, tables))
+            .unpack()
+    })
 }
 
 /// Rewrites a fragment that is not the first. Nobody is told of one that does
@@ -56,24 +76,59 @@ pub fn forward_later<F: Family, P: Packet>(
     let backend = chosen.backend;
     match backend.mode {
         mode::DR => dr::rewrite(packet, backend)?,
-        mode::TUN if info.ip_length > tun::inner_mtu(backend) => {
+        mode::TUN_V4 | mode::TUN_V6 if info.ip_length > backend.mtu => {
             return drop(if info.may_fragment {
                 DropReason::NeedsFragmenting
             } else {
                 DropReason::TooBigUntold
             });
         }
-        mode::TUN => tun::wrap(packet, info, chosen)?,
+        mode::TUN_V4 => tun::in_ipv4(packet, info, chosen)?,
+        mode::TUN_V6 => tun::in_ipv6(packet, info, chosen)?,
+        _ => return drop(DropReason::UnsupportedMode),
+    }
+    leaves(packet, backend).unpack()
+}
+
+#[inline(always)]
+fn rewrite<F: Family, P: Packet>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    chosen: &Chosen<'_>,
+    too_big: impl FnOnce(&mut P, u16) -> Result<Verdict, Verdict>,
+) -> Result<Packed, Verdict> {
+    let backend = chosen.backend;
+    match backend.mode {
+        mode::DR => dr::rewrite(packet, backend)?,
+        mode::TUN_V4 | mode::TUN_V6 if info.ip_length > backend.mtu => {
+            return Err(too_big(packet, backend.mtu)?);
+        }
+        mode::TUN_V4 => tun::in_ipv4(packet, info, chosen)?,
+        mode::TUN_V6 => tun::in_ipv6(packet, info, chosen)?,
         _ => return drop(DropReason::UnsupportedMode),
     }
     Ok(leaves(packet, backend))
 }
 
+/// Answers a packet that is [`crate::plain`].
+#[inline(never)]
+fn too_big_plain<F: Family, P: Packet, T: Tables>(
+    packet: &mut P,
+    protocol: u8,
+    mtu: u16,
+    tables: &T,
+) -> Packed {
+    Packed::new(match F::plain(packet, protocol) {
+        Some(info) => answer::too_big(packet, &info, &info.vip, mtu, tables),
+        None => drop(DropReason::Truncated),
+    })
+}
+
 #[inline(always)]
-fn leaves<P: Packet>(packet: &P, backend: &Backend) -> Verdict {
+fn leaves<P: Packet>(packet: &P, backend: &Backend) -> Packed {
     if backend.interface == packet.interface() {
-        Verdict::Transmit
+        Packed::SENT_BACK
     } else {
-        Verdict::Redirect(backend.interface)
+        Packed::new(Ok(Verdict::Redirect(backend.interface)))
     }
 }

@@ -6,7 +6,7 @@
 //! as a router would, see [`super::answer`].
 
 use lb_common::Address;
-use lb_common::backend::Backend;
+use lb_common::backend::mode;
 use lb_common::counters::DropReason;
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -15,17 +15,14 @@ use crate::checksum::Sum;
 use crate::family::Family;
 use crate::packet::Packet;
 use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LENGTH, Ipv4Header, Ipv6Header,
-    PacketInfo, header_words,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, Ipv4Header, Ipv6Header, PacketInfo,
+    header_words,
 };
 use crate::schedule::Chosen;
-use crate::tables::Tables;
 use crate::verdict::{Verdict, drop};
 
-/// Bytes that an outer IPv4 header adds.
-pub const OVERHEAD_V4: u16 = 20;
-/// Bytes that an outer IPv6 header adds.
-pub const OVERHEAD_V6: u16 = IPV6_LENGTH as u16;
+const OVERHEAD_V4: u16 = mode::overhead(mode::TUN_V4);
+const OVERHEAD_V6: u16 = mode::overhead(mode::TUN_V6);
 
 /// Time to live, hop limit: RFC 1700's default, as Linux's own tunnels have.
 const TTL: u8 = 64;
@@ -46,64 +43,17 @@ struct OuterV6 {
     ip: Ipv6Header,
 }
 
-/// Puts the packet into one from the director to the backend. `Some` verdict:
-/// it did not fit and has become the answer that says so.
-///
-/// # Errors
-/// A drop if the packet does not fit and nobody can be told, or if there is no
-/// room in front of it.
-#[inline(always)]
-pub fn encapsulate<F: Family, P: Packet, T: Tables>(
-    packet: &mut P,
-    info: &PacketInfo<F>,
-    chosen: &Chosen<'_>,
-    tables: &T,
-) -> Result<Option<Verdict>, Verdict> {
-    let mtu = inner_mtu(chosen.backend);
-    if info.ip_length > mtu {
-        return super::answer::too_big(packet, info, &info.vip, mtu, tables).map(Some);
-    }
-    wrap(packet, info, chosen).map(|()| None)
-}
-
-/// The largest packet in bytes that fits into one to the backend.
-#[inline(always)]
-pub const fn inner_mtu(backend: &Backend) -> u16 {
-    let overhead = if backend.address.is_v4() {
-        OVERHEAD_V4
-    } else {
-        OVERHEAD_V6
-    };
-    backend.mtu.saturating_sub(overhead)
-}
-
-/// Puts a packet that fits into one from the director to the backend.
+/// Puts a packet that fits into one to the backend's IPv4 address.
 ///
 /// # Errors
 /// A drop if there is no room in front of it.
 #[inline(always)]
-pub fn wrap<F: Family, P: Packet>(
+pub fn in_ipv4<F: Family, P: Packet>(
     packet: &mut P,
     info: &PacketInfo<F>,
     chosen: &Chosen<'_>,
 ) -> Result<(), Verdict> {
-    let written = if chosen.backend.address.is_v4() {
-        in_ipv4(packet, info, chosen)
-    } else {
-        in_ipv6(packet, info, chosen)
-    };
-    match written {
-        Some(()) => Ok(()),
-        None => drop(DropReason::NoHeadroom),
-    }
-}
-
-#[inline(always)]
-fn in_ipv4<F: Family, P: Packet>(
-    packet: &mut P,
-    info: &PacketInfo<F>,
-    chosen: &Chosen<'_>,
-) -> Option<()> {
+    make_room(packet, OVERHEAD_V4)?;
     let backend = chosen.backend;
     let total_length = network_endian::U16::new(info.ip_length + OVERHEAD_V4);
     let source = spread(&backend.source, backend.source_spread, chosen.hash).v4_word();
@@ -119,7 +69,6 @@ fn in_ipv4<F: Family, P: Packet>(
         .add_u32(source)
         .add_u32(destination)
         .finish();
-    packet.adjust_head(-i32::from(OVERHEAD_V4))?;
     let ip = Ipv4Header {
         version_ihl: 0x45,
         tos: info.traffic_class,
@@ -132,23 +81,27 @@ fn in_ipv4<F: Family, P: Packet>(
         source: native_endian::U32::new(source),
         destination: native_endian::U32::new(destination),
     };
-    packet.write(0, OuterV4 { ethernet, ip })
+    written(packet.write(0, OuterV4 { ethernet, ip }))
 }
 
+/// The same for an IPv6 address.
+///
+/// # Errors
+/// As for [`in_ipv4`].
 #[inline(always)]
-fn in_ipv6<F: Family, P: Packet>(
+pub fn in_ipv6<F: Family, P: Packet>(
     packet: &mut P,
     info: &PacketInfo<F>,
     chosen: &Chosen<'_>,
-) -> Option<()> {
+) -> Result<(), Verdict> {
     const FLOW_LABEL: u32 = 0xf_ffff;
+    make_room(packet, OVERHEAD_V6)?;
     let backend = chosen.backend;
     let source = spread(&backend.source, backend.source_spread, chosen.hash);
     let ethernet = EthernetHeader::new(&backend.macs, ETHERTYPE_IPV6);
     // A label for each flow, RFC 6438: routers and NICs spread by it.
     let version_class_label =
         6 << 28 | u32::from(info.traffic_class) << 20 | chosen.hash & FLOW_LABEL;
-    packet.adjust_head(-i32::from(OVERHEAD_V6))?;
     let ip = Ipv6Header {
         version_class_label: network_endian::U32::new(version_class_label),
         payload_length: network_endian::U16::new(info.ip_length),
@@ -157,7 +110,22 @@ fn in_ipv6<F: Family, P: Packet>(
         source: header_words(&source),
         destination: header_words(&backend.address),
     };
-    packet.write(0, OuterV6 { ethernet, ip })
+    written(packet.write(0, OuterV6 { ethernet, ip }))
+}
+
+/// First of all, so that what is needed of the backend is read afterwards and
+/// does not have to be kept over the call.
+#[inline(always)]
+fn make_room<P: Packet>(packet: &mut P, bytes: u16) -> Result<(), Verdict> {
+    written(packet.adjust_head(-i32::from(bytes)))
+}
+
+#[inline(always)]
+fn written(done: Option<()>) -> Result<(), Verdict> {
+    match done {
+        Some(()) => Ok(()),
+        None => drop(DropReason::NoHeadroom),
+    }
 }
 
 /// The outer source of a flow: the lowest `bits` bits of `base` from its hash.

@@ -90,10 +90,10 @@ fn run<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     let decided = match service::find(packet, info, tables)? {
         Some(service) if service.flags & flags::FULL_NAT != 0 => {
             // One call after the other: they share their place on the stack.
-            match full::known(packet, info, &service, &mut job, tables) {
-                full::UNKNOWN => match full::begin(packet, info, &service, &mut job, tables) {
+            match full::known(packet, info, service, &mut job, tables) {
+                full::UNKNOWN => match full::begin(packet, info, service, &mut job, tables) {
                     GO_ON => match full::record(info, &job, tables) {
-                        full::AGAIN => full::known(packet, info, &service, &mut job, tables),
+                        full::AGAIN => full::known(packet, info, service, &mut job, tables),
                         recorded => recorded,
                     },
                     early => early,
@@ -101,7 +101,7 @@ fn run<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
                 known => known,
             }
         }
-        Some(service) => gateway::decide(packet, info, &service, &mut job, tables),
+        Some(service) => gateway::decide(packet, info, service, &mut job, tables),
         None => reply::decide(packet, info, &mut job, tables),
     };
     decided.unpack()?;

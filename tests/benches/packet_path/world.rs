@@ -355,7 +355,8 @@ fn backend(selected: Mode, interface: u32, is_v4: bool, n: u32) -> DesiredBacken
         },
         mode: match selected {
             Mode::Dr => mode::DR,
-            Mode::Tun => mode::TUN,
+            Mode::Tun if is_v4 => mode::TUN_V4,
+            Mode::Tun => mode::TUN_V6,
             Mode::Nat | Mode::FullNat => mode::NAT,
         },
         weight: 1,

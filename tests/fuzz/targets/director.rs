@@ -91,8 +91,8 @@ fn tables() -> HostTables {
         for (port, protocol, mode, slot) in [
             (80, TCP, mode::DR, Slot::settled as fn(u32) -> Slot),
             (53, UDP, mode::DR, Slot::moving),
-            (443, TCP, mode::TUN, Slot::settled),
-            (0, TCP, mode::TUN, Slot::pinned),
+            (443, TCP, mode::TUN_V4, Slot::settled),
+            (0, TCP, mode::TUN_V4, Slot::pinned),
             (0, UDP, mode::DR, Slot::moving),
             (81, TCP, mode::NAT, Slot::settled),
             (82, TCP, mode::NAT, Slot::pinned),
@@ -162,7 +162,10 @@ fn backend(id: u32, mode: u8, address: IpAddr) -> Backend {
         source: address.into(),
         // Small, so that small inputs are too large.
         mtu: 700,
-        mode,
+        mode: match (mode, address) {
+            (mode::TUN_V4, IpAddr::V6(_)) => mode::TUN_V6,
+            (mode, _) => mode,
+        },
         state: state::ALIVE,
         source_spread: 8,
         generation: 1,

@@ -753,7 +753,8 @@ fn backend(version: u8, n: u8, next_hops: &NextHops) -> DesiredBackend {
         port: 0,
         mode: match n {
             0..=10 | 18 | 19 => mode::DR,
-            11..=13 | 20 => mode::TUN,
+            11 | 13 | 20 => mode::TUN_V4,
+            12 => mode::TUN_V6,
             _ => mode::NAT,
         },
         weight: 1,

@@ -1,0 +1,176 @@
+//! Stage 1 for most packets: TCP and UDP right behind an IP header without
+//! options, all of it in the frame. Everything has its place there.
+//!
+//! What decides whether a packet is for a service is read first, and the rest
+//! only if it is. What is seldom needed then is read again where it is: it
+//! would be carried along on the stack otherwise, at the cost of every packet.
+//!
+//! Other packets are for [`crate::parse`], in the kernel in a program of their
+//! own.
+
+use lb_common::protocol::{TCP, UDP};
+use zerocopy::FromBytes;
+use zerocopy::byteorder::native_endian;
+
+use crate::family::{Family, V4, V6};
+use crate::packet::Packet;
+use crate::parse::{
+    ETHERNET_LENGTH, FrameV4, FrameV6, IPV6_LENGTH, Ipv4Header, PacketInfo, Ports, fragment,
+    tcp_flags, words,
+};
+
+/// What a service is found by.
+#[derive(Clone, Copy)]
+pub struct Head<F: Family> {
+    /// VIP, as it stands in the packet.
+    pub vip: F::Address,
+    /// The service's port, network byte order.
+    pub port: u16,
+    /// IP protocol number: [`TCP`] or [`UDP`].
+    pub protocol: u8,
+}
+
+/// Reads it; `None` if the packet is not as described above.
+#[inline(always)]
+pub fn head_v4<P: Packet>(packet: &P) -> Option<Head<V4>> {
+    /// Version 4, a header of five words.
+    const NO_OPTIONS: u8 = 0x45;
+    let PlainV4 { frame, ports, .. } = packet.read::<PlainV4>(0)?;
+    let ip = &frame.ip;
+    if ip.version_ihl != NO_OPTIONS || ip.is_fragment() {
+        return None;
+    }
+    is_whole::<PlainV4, P>(packet, ip.protocol)?;
+    Some(Head {
+        vip: ip.destination.get(),
+        port: ports.destination.get(),
+        protocol: ip.protocol,
+    })
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub fn head_v6<P: Packet>(packet: &P) -> Option<Head<V6>> {
+    let PlainV6 { frame, ports, .. } = packet.read::<PlainV6>(0)?;
+    let ip = &frame.ip;
+    if ip.version() != 6 {
+        return None;
+    }
+    is_whole::<PlainV6, P>(packet, ip.next_header)?;
+    Some(Head {
+        vip: words(&ip.destination),
+        port: ports.destination.get(),
+        protocol: ip.next_header,
+    })
+}
+
+/// All that is known of a packet that has a [`Head`] with this protocol.
+#[inline(always)]
+pub fn info_v4<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<V4>> {
+    let PlainV4 { frame, ports, .. } = packet.read::<PlainV4>(0)?;
+    let FrameV4 { ethernet, ip } = frame;
+    let flags = flags::<PlainV4, P>(packet, protocol)?;
+    Some(PacketInfo {
+        client: ip.source.get(),
+        vip: ip.destination.get(),
+        destination_mac: ethernet.destination(),
+        ip_length: ip.total_length.get(),
+        traffic_class: ip.tos,
+        ttl: ip.ttl,
+        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+        ..info(ports, protocol, flags, ETHERNET_LENGTH + 20)
+    })
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub fn info_v6<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<V6>> {
+    let PlainV6 { frame, ports, .. } = packet.read::<PlainV6>(0)?;
+    let FrameV6 { ethernet, ip } = frame;
+    let flags = flags::<PlainV6, P>(packet, protocol)?;
+    Some(PacketInfo {
+        client: words(&ip.source),
+        vip: words(&ip.destination),
+        destination_mac: ethernet.destination(),
+        ip_length: ip.length(),
+        traffic_class: ip.traffic_class(),
+        ttl: ip.hop_limit,
+        ..info(ports, protocol, flags, ETHERNET_LENGTH + IPV6_LENGTH)
+    })
+}
+
+/// The beginning of an IPv4 frame, up to the end of UDP's header.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct PlainV4 {
+    frame: FrameV4,
+    ports: Ports,
+    rest: native_endian::U32,
+}
+
+/// The same for IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct PlainV6 {
+    frame: FrameV6,
+    ports: Ports,
+    rest: native_endian::U32,
+}
+
+/// What follows in TCP.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct RestOfTcp {
+    acknowledgement: native_endian::U32,
+    offset_and_flags: [u8; 2],
+    window_to_urgent: [native_endian::U16; 3],
+}
+
+/// Whether the rest of the header lies in the frame, behind a `Start`.
+#[inline(always)]
+fn is_whole<Start, P: Packet>(packet: &P, protocol: u8) -> Option<()> {
+    match protocol {
+        TCP => packet.read::<RestOfTcp>(size_of::<Start>()).map(drop),
+        UDP => Some(()),
+        _ => None,
+    }
+}
+
+/// TCP's flags; none in UDP.
+#[inline(always)]
+fn flags<Start, P: Packet>(packet: &P, protocol: u8) -> Option<u8> {
+    if protocol != TCP {
+        return Some(0);
+    }
+    let rest = packet.read::<RestOfTcp>(size_of::<Start>())?;
+    let [_, flags] = rest.offset_and_flags;
+    Some(flags)
+}
+
+/// What layer 4 has, from `offset` on.
+#[inline(always)]
+fn info<F: Family>(ports: Ports, protocol: u8, flags: u8, offset: usize) -> PacketInfo<F> {
+    use tcp_flags::{ACK, SYN};
+    let header_length = if protocol == TCP { 20 } else { 8 };
+    PacketInfo {
+        client: F::Address::default(),
+        vip: F::Address::default(),
+        client_port: ports.source.get(),
+        port: ports.destination.get(),
+        destination_mac: Default::default(),
+        ip_length: 0,
+        protocol,
+        traffic_class: 0,
+        may_fragment: false,
+        syn: flags & (SYN | ACK) == SYN,
+        is_icmp: false,
+        tcp_flags: flags,
+        fragment: fragment::NONE,
+        ttl: 0,
+        layer4: offset as u16,
+        ports_at: offset as u16,
+        fragment_offset: 0,
+        padding: 0,
+        headers_end: (offset + header_length) as u16,
+    }
+}
