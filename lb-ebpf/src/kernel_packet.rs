@@ -11,14 +11,19 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::XdpContext;
 use lb_ebpf::checksum::Sum;
-use lb_ebpf::packet::{Packet, Untagged};
+use lb_ebpf::packet::Packet;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// The packet of an XDP program.
+/// The packet of an XDP program, as received by the interface that the context
+/// names.
+pub type XdpPacket<'a> = ContextPacket<'a, false>;
+
+/// The same; if `TOLD` as received by an interface that is told, a VLAN device
+/// perhaps. Apart by type, because a branch would double the ways that the
+/// verifier has to follow.
 #[derive(Clone, Copy)]
-pub struct XdpPacket<'a> {
+pub struct ContextPacket<'a, const TOLD: bool> {
     context: &'a XdpContext,
-    /// See [`Untagged::set_interface`]; 0 unless it was set.
     interface: u32,
 }
 
@@ -26,14 +31,19 @@ impl<'a> XdpPacket<'a> {
     /// The packet that the program runs on.
     #[inline(always)]
     pub const fn new(context: &'a XdpContext) -> Self {
-        Self {
-            context,
-            interface: 0,
-        }
+        Self::received_by(0, context)
     }
 }
 
-impl Packet for XdpPacket<'_> {
+impl<'a, const TOLD: bool> ContextPacket<'a, TOLD> {
+    /// The packet that the program runs on, and the index of the interface.
+    #[inline(always)]
+    pub const fn received_by(interface: u32, context: &'a XdpContext) -> Self {
+        Self { context, interface }
+    }
+}
+
+impl<const TOLD: bool> Packet for ContextPacket<'_, TOLD> {
     #[inline(always)]
     fn len(&self) -> usize {
         self.context.data_end() - self.context.data()
@@ -47,7 +57,7 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn interface(&self) -> u32 {
-        if self.interface != 0 {
+        if TOLD {
             self.interface
         } else {
             self.context.ingress_ifindex() as u32
@@ -87,13 +97,6 @@ impl Packet for XdpPacket<'_> {
         // SAFETY: as above.
         let failed = unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) };
         (failed == 0).then_some(())
-    }
-}
-
-impl Untagged for XdpPacket<'_> {
-    #[inline(always)]
-    fn set_interface(&mut self, interface: u32) {
-        self.interface = interface;
     }
 }
 

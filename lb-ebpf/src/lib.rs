@@ -98,6 +98,7 @@ where
             Ok(frame) => frame,
             Err(verdict) => return verdict,
         };
+        packet.set_interface(frame.interface);
         end = enter(packet, tables);
     }
     let verdict = match end {
@@ -248,14 +249,8 @@ where
 /// # Errors
 /// The verdict on a packet that keeps its tags.
 #[inline(always)]
-pub fn process_tagged<P: Untagged, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-) -> Result<Frame, Verdict> {
-    let frame =
-        tag::untag(packet, tables).map_err(|early| finish(Packed::new(Err(early)), tables))?;
-    packet.set_interface(frame.interface);
-    Ok(frame)
+pub fn process_tagged<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Frame, Verdict> {
+    tag::untag(packet, tables).map_err(|early| finish(Packed::new(Err(early)), tables))
 }
 
 /// [`tag::retag`], with its drops counted. The packet's interface must be the

@@ -21,10 +21,10 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use kernel_packet::XdpPacket;
+use kernel_packet::{ContextPacket, XdpPacket};
 use lb_common::program as programs;
 use lb_ebpf::family::{Family, V4, V6};
-use lb_ebpf::packet::{Packet as _, Untagged as _};
+use lb_ebpf::packet::Packet;
 use lb_ebpf::parse::{ETHERTYPE_IPV4, ethertype};
 use lb_ebpf::tables::{FamilyTables, Tables};
 use lb_ebpf::tag::Frame;
@@ -35,18 +35,23 @@ use lb_ebpf::{
 };
 use maps::{INTERFACES, Maps, PROGRAMS, frame, set_frame};
 
+/// A packet that was handed over, by way of a VLAN perhaps.
+type ToldPacket<'a> = ContextPacket<'a, true>;
+
 /// Entry point, once a packet.
 #[xdp(frags)]
 pub fn director(context: XdpContext) -> u32 {
-    begin(&context, &mut XdpPacket::new(&context), Frame::untagged)
+    begin(&context, XdpPacket::new(&context), Frame::untagged)
 }
 
 /// Packets with VLAN tags.
 #[xdp(frags)]
 pub fn tagged(context: XdpContext) -> u32 {
-    let packet = &mut XdpPacket::new(&context);
-    match process_tagged(packet, &Maps(&context)) {
-        Ok(frame) => begin(&context, packet, |_| frame),
+    match process_tagged(&mut XdpPacket::new(&context), &Maps(&context)) {
+        Ok(frame) => {
+            let packet = ToldPacket::received_by(frame.interface, &context);
+            begin(&context, packet, |_| frame)
+        }
         Err(verdict) => end(&context, verdict),
     }
 }
@@ -123,7 +128,8 @@ pub fn retag(context: XdpContext) -> u32 {
 
 /// `frame` says how a packet came that the interface with this index received.
 #[inline(always)]
-fn begin(context: &XdpContext, packet: &mut XdpPacket<'_>, frame: impl Fn(u32) -> Frame) -> u32 {
+fn begin(context: &XdpContext, mut packet: impl Packet, frame: impl Fn(u32) -> Frame) -> u32 {
+    let packet = &mut packet;
     let next = match enter(packet, &Maps(context)) {
         Ok(verdict) => return act(context, &frame(packet.interface()), verdict),
         Err(next) => next,
@@ -194,13 +200,12 @@ where
 #[inline(always)]
 fn go_on(
     context: &XdpContext,
-    stages: impl FnOnce(&mut XdpPacket<'_>, &Maps<'_>) -> Result<Verdict, u32>,
+    stages: impl FnOnce(&mut ToldPacket<'_>, &Maps<'_>) -> Result<Verdict, u32>,
 ) -> u32 {
     let Some(frame) = frame() else {
         return missing(context);
     };
-    let packet = &mut XdpPacket::new(context);
-    packet.set_interface(frame.interface);
+    let packet = &mut ToldPacket::received_by(frame.interface, context);
     match stages(packet, &Maps(context)) {
         Ok(verdict) => act(context, &frame, verdict),
         Err(program) => hand_over(context, program),
