@@ -82,6 +82,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     become_root("loading BPF programs")?;
     let mut results = Map::new();
+    let measured = measure(args, &parts, &mut results);
+    // Also what was measured before something failed: it took its time.
+    if args.json {
+        println!("{}", Value::Object(results));
+    }
+    measured
+}
+
+fn measure(args: &Args, parts: &Parts, results: &mut Map<String, Value>) -> anyhow::Result<()> {
     if parts.time {
         results.extend(time::run(args)?.map(|result| ("time".to_owned(), result)));
     }
@@ -110,9 +119,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         } else {
             ipvs::print(&ways);
         }
-    }
-    if args.json {
-        println!("{}", Value::Object(results));
     }
     risen
 }
