@@ -31,6 +31,8 @@ pub struct Variant<'a> {
 pub enum Change<'a> {
     /// It was cut to so many bytes.
     Cut(usize),
+    /// The same, and its IP header says so.
+    Shortened(usize),
     /// A field was set to a value.
     Field(&'a Field, u16),
     /// All from this byte on is random.
@@ -43,6 +45,7 @@ impl fmt::Display for Change<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cut(length) => write!(f, "cut to {length} bytes"),
+            Self::Shortened(length) => write!(f, "shortened to {length} bytes"),
             Self::Field(field, value) => write!(f, "{field} = {value:#x}"),
             Self::Random(from) => write!(f, "random from byte {from} on"),
             Self::Few => write!(f, "a few random changes"),
@@ -55,6 +58,25 @@ pub fn cuts(frame: &[u8]) -> impl Iterator<Item = Variant<'_>> {
     (0..=frame.len()).map(|length| Variant {
         change: Change::Cut(length),
         frame: frame[..length].to_vec(),
+    })
+}
+
+/// The frame at every length at which its IP header can say so, and does.
+pub fn shortened(frame: &[u8]) -> impl Iterator<Item = Variant<'_>> {
+    let (at, not_counted) = match headers(frame).first().map(|header| header.kind) {
+        Some(Kind::Ipv4) => (16, ETHERNET),
+        Some(_) => (18, ETHERNET + 40),
+        // What is no IP cannot.
+        None => (frame.len(), frame.len()),
+    };
+    let least = not_counted.max(at + 2);
+    (least..=frame.len()).map(move |length| {
+        let mut frame = frame[..length].to_vec();
+        frame[at..at + 2].copy_from_slice(&((length - not_counted) as u16).to_be_bytes());
+        Variant {
+            change: Change::Shortened(length),
+            frame,
+        }
     })
 }
 

@@ -8,7 +8,8 @@ mod ends;
 use std::time::Instant;
 
 use integration::hostile::{
-    ETHERNET, Random, Variant, cuts, fields, with_few_changes, with_random_end, with_values,
+    ETHERNET, Random, Variant, cuts, fields, shortened, with_few_changes, with_random_end,
+    with_values,
 };
 use lb_common::tunnel::role;
 
@@ -88,10 +89,10 @@ fn check<'a>(
     count
 }
 
-/// Each way with all of its frames; `test` returns how many it has made of one.
-fn suite(world: &str, mut test: impl FnMut(&World, Way, &str, &[u8]) -> usize) {
+/// Ways with all of their frames; `test` returns how many it has made of one.
+fn suite(world: &str, ways: &[Way], mut test: impl FnMut(&World, Way, &str, &[u8]) -> usize) {
     let mut world = World::new(world);
-    for way in Way::ALL {
+    for &way in ways {
         let begun = Instant::now();
         world.set_role(match way {
             Way::Filtered => role::FILTER,
@@ -102,34 +103,43 @@ fn suite(world: &str, mut test: impl FnMut(&World, Way, &str, &[u8]) -> usize) {
             .iter()
             .map(|(name, frame)| test(&world, way, name, frame));
         let count: usize = counts.sum();
-        println!(
-            "{way:?}: {count} frames in {:.1} s",
-            begun.elapsed().as_secs_f32()
-        );
+        let seconds = begun.elapsed().as_secs_f32();
+        println!("{way:?}: {count} frames in {seconds:.1} s");
     }
 }
 
 #[test]
 fn cut_at_every_length() {
-    suite("bp-hostile-cut", |world, way, name, frame| {
+    suite("bp-hostile-cut", &Way::ALL, |world, way, name, frame| {
         check(world, way, name, cuts(frame))
     });
 }
 
 #[test]
-fn every_length_field_with_every_value_that_matters() {
-    suite("bp-hostile-fields", |world, way, name, frame| {
-        let fields = fields(frame);
-        let of = |field| {
-            check(
-                world,
-                way,
-                name,
-                with_values(frame, field, field.values(frame)),
-            )
-        };
-        fields.iter().map(of).sum()
+fn shortened_to_every_length() {
+    suite("bp-hostile-short", &Way::ALL, |world, way, name, frame| {
+        check(world, way, name, shortened(frame))
     });
+}
+
+fn with_every_field(world: &str, ways: &[Way]) {
+    suite(world, ways, |world, way, name, frame| {
+        let of = |field| {
+            let variants = with_values(frame, field, field.values(frame));
+            check(world, way, name, variants)
+        };
+        fields(frame).iter().map(of).sum()
+    });
+}
+
+#[test]
+fn every_length_field_of_what_arrives() {
+    with_every_field("bp-hostile-arriving", &[Way::Arrives]);
+}
+
+#[test]
+fn every_length_field_of_what_is_filtered_and_of_what_leaves() {
+    with_every_field("bp-hostile-others", &[Way::Filtered, Way::Leaves]);
 }
 
 #[test]
@@ -137,7 +147,7 @@ fn a_few_random_changes() {
     /// Of each frame.
     const EACH: usize = 100;
     let mut random = Random::new(0x5eed_0000_0000_0003);
-    suite("bp-hostile-few", |world, way, name, frame| {
+    suite("bp-hostile-few", &Way::ALL, |world, way, name, frame| {
         let variants = (0..EACH).map(|_| with_few_changes(frame, &mut random));
         check(world, way, name, variants)
     });
@@ -148,7 +158,7 @@ fn random_bytes_behind_the_beginning_of_a_frame() {
     /// Of each frame.
     const EACH: usize = 200;
     let mut random = Random::new(0x5eed_0000_0000_0013);
-    suite("bp-hostile-random", |world, way, name, frame| {
+    suite("bp-hostile-random", &Way::ALL, |world, way, name, frame| {
         let variants = (0..EACH).map(|_| with_random_end(frame, &mut random));
         check(world, way, name, variants)
     });

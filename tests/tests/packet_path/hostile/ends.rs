@@ -1,7 +1,7 @@
 //! The ways in which a packet may end, and what makes each of them true.
 
-use integration::hostile::ETHERNET;
 use integration::hostile::whole::{encapsulated, expect, ip_packet, translated};
+use integration::hostile::{ETHERNET, Kind, Place, headers};
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_ebpf::verdict::Verdict;
 
@@ -75,6 +75,16 @@ fn forwarded(
         counters.bytes + counters.reply_bytes,
     );
     expect(count == (1, length), "counted otherwise than once as it is")?;
+    let mut own = headers(frame).into_iter();
+    if let Some(last) = own.rfind(|header| header.place == Place::Own) {
+        let least = match last.kind {
+            Kind::Tcp => 20,
+            Kind::Udp => 8,
+            Kind::Sctp => 12,
+            _ => 0,
+        };
+        expect(last.at + least <= packet.end, "layer 4 cut short")?;
+    }
     let bytes = &outcome.bytes;
     if outcome.verdict != Verdict::Host && counters.packets == 1 {
         expect(bytes[..6] == backend_mac(backend), "not to the backend")?;

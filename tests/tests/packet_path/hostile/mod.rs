@@ -11,7 +11,9 @@ mod run;
 
 use std::time::Instant;
 
-use integration::hostile::{Change, Random, Variant, cuts, fields, with_random_end, with_values};
+use integration::hostile::{
+    Change, Random, Variant, cuts, fields, shortened, with_random_end, with_values,
+};
 use lb_common::counters::DropReason;
 
 use super::world::World;
@@ -55,6 +57,18 @@ fn cut_at_every_length() {
         }
         assert!(tally.dropped.contains_key(&DropReason::Truncated));
         assert!(tally.passed > 0 && tally.forwarded > 0);
+    });
+}
+
+#[test]
+fn shortened_to_every_length() {
+    suite("hostile-shortened", |world, tally| {
+        for packet in all(world) {
+            check(world, &packet, shortened(&packet.frame), tally);
+        }
+        for reason in [DropReason::Malformed, DropReason::FragmentTiny] {
+            assert!(tally.dropped.contains_key(&reason), "never {reason:?}");
+        }
     });
 }
 

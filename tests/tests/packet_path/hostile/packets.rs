@@ -15,6 +15,10 @@ pub struct Named {
     pub frame: Vec<u8>,
 }
 
+/// Bytes of payload: more than the kernel puts into the first buffer of a test
+/// run.
+const JUMBO: usize = 4000;
+
 /// Packets of [`through_each_mode`], in either IP version, for which even fields
 /// of two bytes get every value.
 pub const FOR_ALL_VALUES: [&str; 6] = [
@@ -87,6 +91,17 @@ pub fn through_each_mode(world: &World) -> Vec<Named> {
         }
         for (name, there, answer) in replies(world, version) {
             add(&format!("{name}, reply"), answer, &[there]);
+        }
+        for (name, vip) in [
+            ("DR", Vip::Plain),
+            ("TUN", Vip::TunV4),
+            ("NAT", Vip::Gateway),
+        ] {
+            packets.push(Named {
+                name: format!("IPv{version} {name} TCP, in several buffers"),
+                before: Vec::new(),
+                frame: tcp(vip.address(version), 80).payload(JUMBO).build(),
+            });
         }
     }
     packets
