@@ -8,6 +8,7 @@
 mod ends;
 mod packets;
 mod run;
+mod seeds;
 
 use std::time::Instant;
 
