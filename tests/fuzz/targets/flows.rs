@@ -61,14 +61,15 @@ fn ends(frame: &[u8]) -> Option<Ends> {
     let own: Vec<&Header> = own.collect();
     let last = own.last()?;
     let has_ports = matches!(last.kind, Kind::Tcp | Kind::Udp | Kind::Sctp);
+    let ip = own[0].at;
     let is_fragment = if own[0].kind == Kind::Ipv4 {
-        u16::from_be_bytes([frame[20], frame[21]]) & 0x3fff != 0
+        u16::from_be_bytes([frame[ip + 6], frame[ip + 7]]) & 0x3fff != 0
     } else {
         own.iter().any(|header| header.kind == Kind::Extension(44))
     };
     let (source, destination, ttl) = match own[0].kind {
-        Kind::Ipv4 => (26..30, 30..34, 22),
-        _ => (22..38, 38..54, 21),
+        Kind::Ipv4 => (ip + 12..ip + 16, ip + 16..ip + 20, ip + 8),
+        _ => (ip + 8..ip + 24, ip + 24..ip + 40, ip + 7),
     };
     (has_ports && !is_fragment).then_some(Ends {
         source,

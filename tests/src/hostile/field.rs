@@ -202,6 +202,16 @@ mod tests {
     }
 
     #[test]
+    fn also_behind_vlan_tags() {
+        let plain = frame();
+        let tag = [0x81, 0x00, 0, 100];
+        let tagged = [&plain[..12], &tag, &tag, &plain[12..]].concat();
+        let (plain, tagged) = (fields(&plain), fields(&tagged));
+        assert_eq!(plain.len(), tagged.len());
+        assert!(plain.iter().zip(&tagged).all(|(p, t)| t.at == p.at + 8));
+    }
+
+    #[test]
     fn lengths_are_all_around_the_frames_and_where_numbers_grow() {
         let values = lengths(60);
         assert!((0..=124).all(|n| values.contains(&n)));

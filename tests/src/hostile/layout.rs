@@ -50,9 +50,14 @@ pub const FRAGMENT: u8 = 44;
 /// which shares nothing with what is tested.
 pub fn headers(frame: &[u8]) -> Vec<Header> {
     let mut found = Vec::new();
-    match frame.get(12..ETHERNET) {
-        Some([0x08, 0x00]) => ipv4(frame, ETHERNET, Place::Own, &mut found),
-        Some([0x86, 0xdd]) => ipv6(frame, ETHERNET, Place::Own, &mut found),
+    let mut at = ETHERNET;
+    // 802.1Q and 802.1ad.
+    while let Some([0x81, 0x00] | [0x88, 0xa8]) = frame.get(at - 2..at) {
+        at += 4;
+    }
+    match frame.get(at - 2..at) {
+        Some([0x08, 0x00]) => ipv4(frame, at, Place::Own, &mut found),
+        Some([0x86, 0xdd]) => ipv6(frame, at, Place::Own, &mut found),
         _ => {}
     }
     found

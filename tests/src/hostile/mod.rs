@@ -63,9 +63,9 @@ pub fn cuts(frame: &[u8]) -> impl Iterator<Item = Variant<'_>> {
 
 /// The frame at every length at which its IP header can say so, and does.
 pub fn shortened(frame: &[u8]) -> impl Iterator<Item = Variant<'_>> {
-    let (at, not_counted) = match headers(frame).first().map(|header| header.kind) {
-        Some(Kind::Ipv4) => (16, ETHERNET),
-        Some(_) => (18, ETHERNET + 40),
+    let (at, not_counted) = match headers(frame).first() {
+        Some(ip) if ip.kind == Kind::Ipv4 => (ip.at + 2, ip.at),
+        Some(ip) => (ip.at + 4, ip.at + 40),
         // What is no IP cannot.
         None => (frame.len(), frame.len()),
     };

@@ -11,21 +11,17 @@ use super::{ETHERNET, Header, Kind, Place, headers};
 /// What is wrong.
 pub fn encapsulated(frame: &[u8], bytes: &[u8]) -> Result<(), String> {
     let outer = ip_packet(bytes).ok_or("outer packet cut short")?;
-    let [own, ..] = headers(bytes)[..] else {
-        return Err("no outer header".to_owned());
-    };
-    let overhead = if own.kind == Kind::Ipv4 { 20 } else { 40 };
-    if own.kind == Kind::Ipv4 {
-        let header = &bytes[ETHERNET..ETHERNET + overhead];
+    let inner = ip_packet(frame).ok_or("forwarded, but cut short")?;
+    let is_v4 = bytes[outer.start] >> 4 == 4;
+    let overhead = if is_v4 { 20 } else { 40 };
+    if is_v4 {
+        let header = &bytes[outer.start..outer.start + overhead];
         expect(sum(header) == 0xffff, "checksum of the outer header")?;
     }
-    let inner = ip_packet(frame).ok_or("forwarded, but cut short")?;
-    expect(
-        outer.len() == inner.len() + overhead,
-        "length of the outer packet",
-    )?;
-    let rest = &bytes[ETHERNET + overhead..];
-    expect(rest == &frame[ETHERNET..], "the inner packet changed")
+    let is_whole = outer.len() == inner.len() + overhead;
+    expect(is_whole, "length of the outer packet")?;
+    let rest = &bytes[outer.start + overhead..];
+    expect(rest == &frame[inner.start..], "the inner packet changed")
 }
 
 /// Addresses, ports, time to live and checksums change, nothing else; and sums
@@ -40,19 +36,16 @@ pub fn translated(frame: &[u8], bytes: &[u8]) -> Result<(), String> {
     let own: Vec<_> = found.iter().filter(own).copied().collect();
     expect(headers(bytes) == found, "other headers")?;
     let packet = ip_packet(frame).ok_or("forwarded, but cut short")?;
-    let (ip_end, addresses) = match own[0].kind {
-        Kind::Ipv4 => (ETHERNET + usize::from(frame[14] & 0xf) * 4, 26..34),
-        _ => (54, 22..54),
-    };
-    let ttl = if own[0].kind == Kind::Ipv4 { 22 } else { 21 };
-    let mut free = vec![0..12, ttl..ttl + 1, addresses.clone()];
+    let ip = packet.start;
+    let addresses = addresses(&own[0]);
+    let mut free = vec![0..12, addresses.clone()];
     if own[0].kind == Kind::Ipv4 {
-        free.push(24..26);
-        let header = ETHERNET..ip_end;
-        expect(
-            sum(&frame[header.clone()]) % 0xffff == sum(&bytes[header]) % 0xffff,
-            "checksum of IPv4",
-        )?;
+        free.extend([ip + 8..ip + 9, ip + 10..ip + 12]);
+        let header = ip..ip + usize::from(frame[ip] & 0xf) * 4;
+        let sums = [frame, bytes].map(|frame| sum(&frame[header.clone()]) % 0xffff);
+        expect(sums[0] == sums[1], "checksum of IPv4")?;
+    } else {
+        free.push(ip + 7..ip + 8);
     }
     if let Some(last) = own.last() {
         let covered = last.at..packet.end;
@@ -73,7 +66,15 @@ pub fn translated(frame: &[u8], bytes: &[u8]) -> Result<(), String> {
                 let at = last.at + if last.kind == Kind::Tcp { 16 } else { 6 };
                 free.extend([last.at..last.at + 4, at..at + 2]);
                 let has_none = last.kind == Kind::Udp && frame[at..at + 2] == [0, 0];
-                let is_fine = has_none || is_unfinished(frame, last, at, &packet) || same(true);
+                let is_unfinished = || {
+                    let length = ((packet.end - last.at) as u16).to_be_bytes();
+                    let protocol = if last.kind == Kind::Tcp { 6 } else { 17 };
+                    let pseudo = [&frame[addresses.clone()], &length, &[0, protocol]].concat();
+                    // As a sender on the same machine leaves it to its NIC:
+                    // then it is filled in.
+                    sum(&pseudo).to_be_bytes() == frame[at..at + 2]
+                };
+                let is_fine = has_none || is_unfinished() || same(true);
                 expect(is_fine, "checksum of layer 4")?;
             }
             Kind::Icmp | Kind::Icmpv6 => {
@@ -128,11 +129,11 @@ pub fn ip_packet(frame: &[u8]) -> Option<Range<usize>> {
     };
     let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
     let length = match own.kind {
-        Kind::Ipv4 => word(16),
-        _ => 40 + word(18),
+        Kind::Ipv4 => word(own.at + 2),
+        _ => 40 + word(own.at + 4),
     };
-    let end = ETHERNET + length;
-    (end <= frame.len()).then_some(ETHERNET..end)
+    let end = own.at + length;
+    (end <= frame.len()).then_some(own.at..end)
 }
 
 /// Says `what` is wrong if it does not hold.
@@ -155,14 +156,12 @@ fn quoted(found: &[Header]) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Whether a checksum is the sum of the pseudo-header alone, as a sender on
-/// the same machine leaves it to its NIC: then it is filled in.
-fn is_unfinished(frame: &[u8], header: &Header, at: usize, packet: &Range<usize>) -> bool {
-    let addresses = if frame[12] == 0x08 { 26..34 } else { 22..54 };
-    let protocol = if header.kind == Kind::Tcp { 6 } else { 17 };
-    let length = ((packet.end - header.at) as u16).to_be_bytes();
-    let pseudo = [&frame[addresses], &length, &[0, protocol]].concat();
-    sum(&pseudo).to_be_bytes() == frame[at..at + 2]
+/// Where the addresses are.
+fn addresses(ip: &Header) -> Range<usize> {
+    match ip.kind {
+        Kind::Ipv4 => ip.at + 12..ip.at + 20,
+        _ => ip.at + 8..ip.at + 40,
+    }
 }
 
 /// The ones' complement sum of RFC 1071, folded.

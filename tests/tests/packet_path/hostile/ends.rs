@@ -1,7 +1,7 @@
 //! The ways in which a packet may end, and what makes each of them true.
 
 use integration::hostile::whole::{encapsulated, expect, ip_packet, translated};
-use integration::hostile::{ETHERNET, Kind, Place, headers};
+use integration::hostile::{Kind, Place, headers};
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_ebpf::verdict::Verdict;
 
@@ -55,7 +55,8 @@ fn answered(frame: &[u8], answer: &[u8]) -> Result<(), String> {
     let read = read(answer);
     expect(read.icmp.is_some(), "the answer is no ICMP")?;
     expect(read.macs[..6] == frame[6..12], "the answer goes elsewhere")?;
-    let sent = &frame[ETHERNET..];
+    let sent = ip_packet(frame).ok_or("answered, but cut short")?;
+    let sent = &frame[sent];
     expect(
         sent.starts_with(&read.payload),
         "the answer quotes another packet",
