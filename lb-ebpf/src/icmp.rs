@@ -88,7 +88,8 @@ pub fn ipv6<P: Packet>(
         return Err(Verdict::Pass);
     };
     let is_error = matches!(kind, UNREACHABLE..=PARAMETER_PROBLEM);
-    if !is_error || words(&quoted.source) != envelope.vip {
+    let is_ipv6 = quoted.version_class_label.get() >> 28 == 6;
+    if !is_error || !is_ipv6 || words(&quoted.source) != envelope.vip {
         return Err(Verdict::Pass);
     }
     let ports_offset = offset + HEADER_LENGTH + IPV6_LENGTH;

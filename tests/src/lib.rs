@@ -12,6 +12,7 @@ pub mod capture;
 mod command;
 mod director;
 mod host;
+pub mod hostile;
 mod lab;
 mod leftovers;
 mod mac;

@@ -18,7 +18,7 @@ pub struct Args {
     seconds: u32,
 }
 
-const TARGETS: [&str; 2] = ["director", "backend"];
+const TARGETS: [&str; 3] = ["director", "flows", "backend"];
 
 /// What cargo-fuzz passes too: counters at every edge, and where they are.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \

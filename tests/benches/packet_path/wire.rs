@@ -13,7 +13,7 @@
 //! go nowhere, an XDP program that only swaps the MAC addresses, and a director
 //! that only routes.
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use integration::{Host, Lab, XdpAction};
 use lb_common::protocol::TCP;
 use nix::net::if_::if_nametoindex;
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::cases::{ACK, SYN, one};
 use crate::clock;
+use crate::instructions::seen_twice;
 use crate::programs::{DROP, EMPTY, Generator, MAC_SWAP, Traffic, object, xdp};
 use crate::router::text;
 use crate::sink::{Expected, Sink};
@@ -171,10 +172,7 @@ impl Way {
         // IPVS forwards nothing of a flow whose first packet it has not seen.
         self.runs(sink, &one(4, TCP, SYN), 1)?;
         let [once, twice] = self.runs(sink, &one(4, TCP, ACK), RUNS)?;
-        for counts in [&once, &twice] {
-            ensure!(counts[0] == counts[1], "no two runs are alike: {counts:?}");
-        }
-        let established = difference(once[0], twice[0]);
+        let established = difference(seen_twice(&once)?, seen_twice(&twice)?);
         let new = Traffic {
             flows: 1 << 20,
             ..one(4, TCP, SYN)

@@ -1,27 +1,15 @@
-//! What the fuzz targets share: addresses that random bytes can hit.
+//! What the fuzz targets share.
 
-use std::net::IpAddr;
+mod addresses;
+pub mod director;
+#[path = "../../src/hostile/layout.rs"]
+mod layout;
+/// What makes it true that a packet was sent on whole: as the suites have it.
+#[path = "../../src/hostile/whole.rs"]
+pub mod whole;
 
-/// The VIP of either IP version.
-pub fn vips() -> [IpAddr; 2] {
-    [
-        [203, 0, 113, 10].into(),
-        "2001:db8::10".parse().expect("an address"),
-    ]
-}
+pub use addresses::{backends, pool, vips};
+pub use layout::{Header, Kind, Place, headers};
 
-/// A backend's own address of either IP version.
-pub fn backends() -> [IpAddr; 2] {
-    [
-        [203, 0, 113, 21].into(),
-        "2001:db8::21".parse().expect("an address"),
-    ]
-}
-
-/// The pool's address of either IP version.
-pub fn pool() -> [IpAddr; 2] {
-    [
-        [203, 0, 113, 3].into(),
-        "2001:db8::3".parse().expect("an address"),
-    ]
-}
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;

@@ -4,7 +4,7 @@
 //! Needs root, and the BPF objects: `cargo xtask build-ebpf`.
 
 mod arriving;
-mod differential;
+mod hostile;
 mod leaving;
 mod packet;
 mod world;

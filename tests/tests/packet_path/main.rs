@@ -4,6 +4,7 @@
 mod differential;
 mod fragments;
 mod golden;
+mod hostile;
 mod nat;
 mod packet;
 mod tun;

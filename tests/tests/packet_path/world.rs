@@ -1,5 +1,9 @@
 //! A director with services, twice: in the kernel and on the host.
 
+mod batch;
+
+pub use batch::Batch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -397,15 +401,18 @@ impl World {
 
     /// Leaves no CPU an ICMP error to send in this second.
     pub fn exhaust_icmp_budget(&self) {
-        let spent = IcmpBudget {
+        self.set_icmp_budget(IcmpBudget {
             second: self.now(),
             sent: IcmpBudget::PER_SECOND,
-        };
+        });
+    }
+
+    fn set_icmp_budget(&self, budget: IcmpBudget) {
         let pin = self.bpffs.join(format!("v{ABI_VERSION}/ICMP_BUDGET"));
         let map = Map::from_map_data(MapData::from_pin(pin).unwrap()).unwrap();
         let mut budgets = PerCpuArray::<_, IcmpBudget>::try_from(map).unwrap();
         let cpus = aya::util::nr_cpus().unwrap();
-        let values = PerCpuValues::try_from(vec![spent; cpus]).unwrap();
+        let values = PerCpuValues::try_from(vec![budget; cpus]).unwrap();
         budgets.set(0, values, 0).unwrap();
     }
 
@@ -413,6 +420,26 @@ impl World {
     /// first interface.
     pub fn in_kernel(&self, frame: &[u8]) -> Outcome {
         let before = self.kernel_counters();
+        let (action, out) = self.run_in_kernel(frame);
+        let (counted, dropped) = difference(&before, &self.kernel_counters());
+        let (recorded, translated) = self.flows_in_kernel();
+        let is_rewritten = action == 2 && out != frame;
+        Outcome {
+            verdict: if is_rewritten {
+                Verdict::Host
+            } else {
+                self.verdict(action, &dropped)
+            },
+            bytes: out,
+            counted,
+            dropped,
+            recorded,
+            translated,
+        }
+    }
+
+    /// XDP action, and the frame afterwards.
+    fn run_in_kernel(&self, frame: &[u8]) -> (u32, Vec<u8>) {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex,
         // rx_queue_index, egress_ifindex.
         let mut context = [0_u32; 6];
@@ -426,7 +453,10 @@ impl World {
         options.ctx_in = Some(&context);
         let result = self.program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
-        let (counted, dropped) = difference(&before, &self.kernel_counters());
+        (result.return_value, out)
+    }
+
+    fn flows_in_kernel(&self) -> Flows {
         let mut recorded = BTreeSet::new();
         self.kernel
             .flows()
@@ -449,19 +479,7 @@ impl World {
                 });
             })
             .unwrap();
-        let is_rewritten = result.return_value == 2 && out != frame;
-        Outcome {
-            verdict: if is_rewritten {
-                Verdict::Host
-            } else {
-                self.verdict(result.return_value, &dropped)
-            },
-            bytes: out,
-            counted,
-            dropped,
-            recorded,
-            translated,
-        }
+        (recorded, translated)
     }
 
     fn verdict(&self, action: u32, dropped: &BTreeMap<DropReason, u64>) -> Verdict {
@@ -482,11 +500,28 @@ impl World {
 
     /// Runs a frame through the same source on the host.
     pub fn on_host(&self, frame: &[u8]) -> Outcome {
-        self.tables.now.set(self.now());
         let before = self.host_counters();
+        let (verdict, bytes) = self.run_on_host(frame);
+        let (counted, dropped) = difference(&before, &self.host_counters());
+        let (recorded, translated) = self.flows_on_host();
+        Outcome {
+            verdict,
+            bytes,
+            counted,
+            dropped,
+            recorded,
+            translated,
+        }
+    }
+
+    fn run_on_host(&self, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        self.tables.now.set(self.now());
         let mut packet = HostPacket::new(frame, self.interfaces[0]);
         let verdict = lb_ebpf::process(&mut packet, &self.tables);
-        let (counted, dropped) = difference(&before, &self.host_counters());
+        (verdict, packet.bytes().to_vec())
+    }
+
+    fn flows_on_host(&self) -> Flows {
         let v4 = self.tables.v4.flows.borrow();
         let v6 = self.tables.v6.flows.borrow();
         let flows_v4 = v4.iter().map(|(key, value)| {
@@ -496,17 +531,11 @@ impl World {
         let flows_v6 = v6
             .iter()
             .map(|(key, value)| (IpAddr::from(key.service().vip()), *value));
-        Outcome {
-            verdict,
-            bytes: packet.bytes().to_vec(),
-            counted,
-            dropped,
-            recorded: flows_v4
-                .chain(flows_v6)
-                .map(|(vip, value)| (vip, self.number(value.backend), value.hash))
-                .collect(),
-            translated: self.translated_on_host(),
-        }
+        let recorded = flows_v4
+            .chain(flows_v6)
+            .map(|(vip, value)| (vip, self.number(value.backend), value.hash))
+            .collect();
+        (recorded, self.translated_on_host())
     }
 
     fn translated_on_host(&self) -> BTreeSet<Translated> {
@@ -564,8 +593,11 @@ impl World {
     }
 }
 
+/// See [`Outcome::recorded`] and [`Outcome::translated`].
+type Flows = (BTreeSet<(IpAddr, u8, u32)>, BTreeSet<Translated>);
+
 /// By backend number, and by drop reason.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Counters(BTreeMap<u8, BackendCounters>, BTreeMap<DropReason, u64>);
 
 fn add(sum: &mut BackendCounters, value: &BackendCounters) {
