@@ -38,6 +38,7 @@ pub mod ring;
 pub mod service;
 pub mod settings;
 pub mod tunnel;
+pub mod vip;
 
 mod mac;
 
@@ -49,7 +50,7 @@ pub use mac::Mac;
 /// Raise it when the layout or the meaning of a map changes. It names the
 /// directory in which maps are pinned and stands in [`settings::Settings`]; a
 /// control plane reuses pinned maps only if both agree with its own.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// IP protocol numbers (IANA) that a service can have.
 pub mod protocol {

@@ -18,5 +18,10 @@ pub const NAT_FIRST_V4: u32 = 6;
 /// First fragments in NAT mode, IPv6.
 pub const NAT_FIRST_V6: u32 = 7;
 
+/// Pings of a VIP, IPv4.
+pub const ECHO_V4: u32 = 8;
+/// Pings of a VIP, IPv6.
+pub const ECHO_V6: u32 = 9;
+
 /// Number of programs: the size of their map.
-pub const COUNT: u32 = 8;
+pub const COUNT: u32 = 10;

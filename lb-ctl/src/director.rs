@@ -196,6 +196,7 @@ impl<D: Dataplane> Director<D> {
                 } else {
                     Nat::Gateway
                 },
+                ping: lb_common::vip::ping::HOST,
                 backends,
             };
             desired.services.insert(key, service);

@@ -7,6 +7,7 @@ use lb_common::nat::RouterAddresses;
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
 
 use crate::checksum::Sum;
+use crate::echo;
 use crate::forward::answer;
 use crate::packet::Packet;
 use crate::parse::{self, Firsts, PacketInfo};
@@ -31,6 +32,9 @@ pub trait Family: Sized {
     /// Whether this is IPv4.
     const IS_V4: bool;
 
+    /// Type of ICMP's echo request (RFC 792, RFC 4443); its code is 0.
+    const ECHO_REQUEST: u8;
+
     /// Stages 1 and 2.
     fn parse<P: Packet, T: Tables>(
         packet: &P,
@@ -40,6 +44,12 @@ pub trait Family: Sized {
 
     /// Parses a packet that ended early as a [`parse::LATER_FRAGMENT`].
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
+
+    /// Parses a packet that ended early as a [`parse::ECHO_REQUEST`].
+    fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
+
+    /// Makes an echo request the reply to it; `None` if it is cut short.
+    fn echo_reply<P: Packet>(packet: &mut P) -> Option<()>;
 
     /// Answers a packet of `ip_length` bytes to `client` with an ICMP error,
     /// see [`answer`].
@@ -95,6 +105,7 @@ impl Family for V4 {
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV4;
     const ENCAPSULATED: u8 = 4;
     const IS_V4: bool = true;
+    const ECHO_REQUEST: u8 = 8;
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(
@@ -108,6 +119,16 @@ impl Family for V4 {
     #[inline(always)]
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
         parse::later_ipv4(packet)
+    }
+
+    #[inline(always)]
+    fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
+        echo::request_ipv4(packet)
+    }
+
+    #[inline(always)]
+    fn echo_reply<P: Packet>(packet: &mut P) -> Option<()> {
+        echo::reply_ipv4(packet)
     }
 
     #[inline(always)]
@@ -170,6 +191,7 @@ impl Family for V6 {
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV6;
     const ENCAPSULATED: u8 = 41;
     const IS_V4: bool = false;
+    const ECHO_REQUEST: u8 = 128;
 
     #[inline(always)]
     fn parse<P: Packet, T: Tables>(
@@ -183,6 +205,16 @@ impl Family for V6 {
     #[inline(always)]
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
         parse::later_ipv6(packet)
+    }
+
+    #[inline(always)]
+    fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
+        echo::request_ipv6(packet)
+    }
+
+    #[inline(always)]
+    fn echo_reply<P: Packet>(packet: &mut P) -> Option<()> {
+        echo::reply_ipv6(packet)
     }
 
     #[inline(always)]

@@ -15,14 +15,16 @@
 //!
 //! NAT mode has stages 4 to 6 of its own, in [`nat`]: for packets of its
 //! services, and for packets of no service, which may be what a NAT backend
-//! answers.
+//! answers. Pings of a VIP have theirs in [`echo`].
 //!
 //! # Invariants
 //! - Every packet is forwarded whole and correct, dropped under a reason that
 //!   is counted, or passed untouched. Nothing is written before stage 6.
 //! - Until a service is found nothing is dropped: what is not ours, however
-//!   malformed, is for the host to judge. Fragments for a VIP are the one
-//!   exception, because only the first of them names a port: see [`fragment`].
+//!   malformed, is for the host to judge. Exceptions are, of what is for a VIP,
+//!   fragments, because only the first of them names a port: see [`fragment`];
+//!   and what the VIP itself has a setting for: pings, see [`echo`], and other
+//!   protocols.
 //! - While a slot is settled the flow table is neither read nor written.
 //! - A packet that is rewritten for the host to send on is whole and correct
 //!   as it is: see [`verdict::Verdict::Host`].
@@ -36,6 +38,7 @@
 
 pub mod backend;
 pub mod checksum;
+pub mod echo;
 pub mod family;
 pub mod flow;
 pub mod forward;
@@ -56,7 +59,8 @@ use family::{Family, V4, V6};
 use lb_common::service::{ServiceValue, flags};
 use packet::Packet;
 use parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, PacketInfo, ethertype,
+    ECHO_REQUEST, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, PacketInfo,
+    ethertype,
 };
 use tables::{FamilyTables, Tables};
 use verdict::{Packed, Verdict};
@@ -72,6 +76,8 @@ pub enum Next {
     First,
     /// [`process_later`]: it is another fragment.
     Later,
+    /// [`process_echo`]: it is a ping of a VIP.
+    Echo,
 }
 
 /// Runs all stages on one packet.
@@ -106,6 +112,7 @@ where
             Err(_) => process_nat::<true, F, P, T>(packet, tables),
         },
         Next::Later => process_later(packet, tables),
+        Next::Echo => process_echo(packet, tables),
     }
 }
 
@@ -129,6 +136,7 @@ where
         NAT => Err(Next::Nat),
         FIRST => Err(Next::First),
         LATER => Err(Next::Later),
+        ECHO => Err(Next::Echo),
         end => Ok(finish(end, tables)),
     }
 }
@@ -175,6 +183,17 @@ where
     finish(Packed::new(fragment::later(packet, tables)), tables)
 }
 
+/// Answers a ping of a VIP, or has a backend answer it.
+#[inline(always)]
+pub fn process_echo<F, P, T>(packet: &mut P, tables: &T) -> Verdict
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    finish(Packed::new(echo::process(packet, tables)), tables)
+}
+
 /// Counts a drop that was an early end; the others have been counted.
 #[inline(always)]
 fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
@@ -195,6 +214,9 @@ const FIRST: Packed = Packed::new(Err(FIRST_FRAGMENT));
 
 /// Not the end: it is another fragment.
 const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));
+
+/// Not the end: it is a ping of a VIP.
+const ECHO: Packed = Packed::new(Err(ECHO_REQUEST));
 
 #[inline(always)]
 fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {

@@ -4,6 +4,7 @@ use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
 use lb_common::protocol::{SCTP, TCP, UDP};
 use lb_common::service::LocalMacKey;
+use lb_common::vip::{other_protocols, ping};
 use lb_common::{Address, Mac};
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -81,6 +82,10 @@ pub const FIRST_FRAGMENT: Verdict = Verdict::Host;
 /// The early end of another fragment: it is for [`crate::process_later`]. No
 /// interface has this index.
 pub const LATER_FRAGMENT: Verdict = Verdict::Redirect(0);
+
+/// The early end of a ping of a VIP that is not the host's to answer: it is for
+/// [`crate::process_echo`]. No interface has this index.
+pub const ECHO_REQUEST: Verdict = Verdict::Redirect(u32::MAX);
 
 /// Whether the first fragment of a packet is parsed like a whole packet.
 pub type Firsts = bool;
@@ -366,7 +371,12 @@ pub fn ipv4<P: Packet, T: Tables>(
     let mut fragment = fragment::NONE;
     if ip.is_fragment() {
         let vip = Address::from_v4_word(vip);
-        if ip.fragment_offset() != 0 || ip.protocol == icmp::PROTOCOL_V4 {
+        match ip.protocol {
+            TCP | UDP | SCTP => {}
+            icmp::PROTOCOL_V4 => return Err(Verdict::Pass),
+            _ => return of_other_protocol(tables, &vip),
+        }
+        if ip.fragment_offset() != 0 {
             return of_fragment(tables, &vip, LATER_FRAGMENT);
         }
         if !firsts {
@@ -374,15 +384,9 @@ pub fn ipv4<P: Packet, T: Tables>(
         }
         fragment = fragment::FIRST | u64::from(ip.identification.get());
     }
-    let envelope = Envelope::<V4> {
-        client: ip.source.get(),
-        vip,
-        destination_mac: ethernet.destination(),
-        ip_length: ip.total_length.get(),
-        traffic_class: ip.tos,
-        ttl: ip.ttl,
-        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+    let envelope = Envelope {
         fragment,
+        ..Envelope::<V4>::new(&ethernet, &ip)
     };
     // The usual length apart: a constant offset is cheaper.
     const PLAIN: usize = ETHERNET_LENGTH + 20;
@@ -391,8 +395,14 @@ pub fn ipv4<P: Packet, T: Tables>(
         protocol @ (TCP | UDP) if offset == PLAIN => transport(packet, &envelope, PLAIN, protocol),
         protocol @ (TCP | UDP) => transport(packet, &envelope, offset, protocol),
         SCTP => sctp(packet, &envelope, offset),
-        icmp::PROTOCOL_V4 => return icmp::ipv4(packet, &envelope, offset),
-        _ => return Err(Verdict::Pass),
+        icmp::PROTOCOL_V4 => {
+            if icmp::is_echo_request::<V4, P>(packet, offset) {
+                let is_plain = offset == PLAIN;
+                return of_ping(tables, &Address::from_v4_word(vip), is_plain);
+            }
+            return icmp::ipv4(packet, &envelope, offset);
+        }
+        _ => return of_other_protocol(tables, &Address::from_v4_word(vip)),
     }
     .map_or_else(
         || unreadable(tables, &Address::from_v4_word(vip), DropReason::Truncated),
@@ -416,23 +426,13 @@ pub fn ipv6<P: Packet, T: Tables>(
     if ip.version_class_label.get() >> 28 != 6 {
         return Err(Verdict::Pass);
     }
-    let mut envelope = Envelope::<V6> {
-        client: words(&ip.source),
-        vip: words(&ip.destination),
-        destination_mac: ethernet.destination(),
-        // A sum of more than 16 bits is longer than any frame: truncated.
-        ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
-        traffic_class: (ip.version_class_label.get() >> 20) as u8,
-        ttl: ip.hop_limit,
-        may_fragment: false,
-        fragment: fragment::NONE,
-    };
+    let mut envelope = Envelope::<V6>::new(&ethernet, &ip);
     const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
     let parsed = match ip.next_header {
         protocol @ (TCP | UDP) => transport(packet, &envelope, PLAIN, protocol),
         next_header => match extension_headers(packet, next_header, PLAIN) {
-            Extensions::End(protocol, _, fragment)
-                if fragment != fragment::NONE && !firsts && protocol != icmp::PROTOCOL_V6 =>
+            Extensions::End(TCP | UDP | SCTP, _, fragment)
+                if fragment != fragment::NONE && !firsts =>
             {
                 return of_fragment(tables, &envelope.vip, FIRST_FRAGMENT);
             }
@@ -445,12 +445,22 @@ pub fn ipv6<P: Packet, T: Tables>(
                 sctp(packet, &envelope, offset)
             }
             Extensions::End(icmp::PROTOCOL_V6, offset, fragment::NONE) => {
+                if icmp::is_echo_request::<V6, P>(packet, offset) {
+                    return of_ping(tables, &envelope.vip, offset == PLAIN);
+                }
                 return icmp::ipv6(packet, &envelope, offset);
             }
-            Extensions::End(icmp::PROTOCOL_V6, ..) | Extensions::Later => {
+            // Which protocol it is, a later fragment may leave to an extension
+            // header in the first.
+            Extensions::Later(TCP | UDP | SCTP | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) => {
                 return of_fragment(tables, &envelope.vip, LATER_FRAGMENT);
             }
-            Extensions::End(..) | Extensions::NotFinal => return Err(Verdict::Pass),
+            Extensions::End(icmp::PROTOCOL_V6, ..)
+            | Extensions::Later(icmp::PROTOCOL_V6)
+            | Extensions::NotFinal => return Err(Verdict::Pass),
+            Extensions::End(..) | Extensions::Later(_) => {
+                return of_other_protocol(tables, &envelope.vip);
+            }
             Extensions::TooMany => {
                 return unreadable(tables, &envelope.vip, DropReason::Malformed);
             }
@@ -474,14 +484,8 @@ pub fn later_ipv4<P: Packet>(packet: &P) -> Result<PacketInfo<V4>, Verdict> {
     };
     let header_length = ip.length().ok_or(Verdict::Pass)?;
     let envelope = Envelope {
-        client: ip.source.get(),
-        vip: ip.destination.get(),
-        destination_mac: ethernet.destination(),
-        ip_length: ip.total_length.get(),
-        traffic_class: ip.tos,
-        ttl: ip.ttl,
-        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
         fragment: fragment::LATER | u64::from(ip.identification.get()),
+        ..Envelope::<V4>::new(&ethernet, &ip)
     };
     let payload = ETHERNET_LENGTH + header_length;
     let offset = ip.fragment_offset() as u16;
@@ -505,14 +509,8 @@ pub fn later_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
         if next_header == FRAGMENT {
             let id: u32 = packet.read(offset + 4).ok_or(Verdict::Pass)?;
             let envelope = Envelope {
-                client: words(&ip.source),
-                vip: words(&ip.destination),
-                destination_mac: ethernet.destination(),
-                ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
-                traffic_class: (ip.version_class_label.get() >> 20) as u8,
-                ttl: ip.hop_limit,
-                may_fragment: false,
                 fragment: fragment::LATER | u64::from(id),
+                ..Envelope::<V6>::new(&ethernet, &ip)
             };
             let at = start.fragment_offset() as u16;
             return Ok(without_ports(&envelope, start.next_header, offset + 8, at));
@@ -526,8 +524,9 @@ pub fn later_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
     Err(Verdict::Pass)
 }
 
+/// What is known of a packet whose payload is not looked into.
 #[inline(always)]
-fn without_ports<F: Family>(
+pub fn without_ports<F: Family>(
     envelope: &Envelope<F>,
     protocol: u8,
     payload: usize,
@@ -577,6 +576,41 @@ pub struct Envelope<F: Family> {
     pub may_fragment: bool,
     /// See [`PacketInfo::fragment`].
     pub fragment: u64,
+}
+
+impl Envelope<V4> {
+    /// What the headers of a whole packet say.
+    #[inline(always)]
+    pub fn new(ethernet: &EthernetHeader, ip: &Ipv4Header) -> Self {
+        Self {
+            client: ip.source.get(),
+            vip: ip.destination.get(),
+            destination_mac: ethernet.destination(),
+            ip_length: ip.total_length.get(),
+            traffic_class: ip.tos,
+            ttl: ip.ttl,
+            may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+            fragment: fragment::NONE,
+        }
+    }
+}
+
+impl Envelope<V6> {
+    /// What the headers of a whole packet say.
+    #[inline(always)]
+    pub fn new(ethernet: &EthernetHeader, ip: &Ipv6Header) -> Self {
+        Self {
+            client: words(&ip.source),
+            vip: words(&ip.destination),
+            destination_mac: ethernet.destination(),
+            // A sum of more than 16 bits is longer than any frame: truncated.
+            ip_length: ip.payload_length.get().saturating_add(IPV6_LENGTH as u16),
+            traffic_class: (ip.version_class_label.get() >> 20) as u8,
+            ttl: ip.hop_limit,
+            may_fragment: false,
+            fragment: fragment::NONE,
+        }
+    }
 }
 
 /// An IPv6 address out of its header.
@@ -665,6 +699,30 @@ fn of_fragment<O, T: Tables>(tables: &T, vip: &Address, end: Verdict) -> Result<
     }
 }
 
+/// The end of a ping: the host's to answer, unless it is a plain one, without
+/// options and extension headers, and its VIP wants it otherwise.
+#[inline(always)]
+fn of_ping<O, T: Tables>(tables: &T, vip: &Address, is_plain: bool) -> Result<O, Verdict> {
+    if !is_plain {
+        return Err(Verdict::Pass);
+    }
+    match tables.vip(vip) {
+        Some(vip) if vip.ping != ping::HOST => Err(ECHO_REQUEST),
+        _ => Err(Verdict::Pass),
+    }
+}
+
+/// The end of a packet, whole or not, of a protocol that no service has.
+#[inline(always)]
+fn of_other_protocol<O, T: Tables>(tables: &T, vip: &Address) -> Result<O, Verdict> {
+    match tables.vip(vip) {
+        Some(vip) if vip.other_protocols == other_protocols::DROP => {
+            drop(DropReason::OtherProtocol)
+        }
+        _ => Err(Verdict::Pass),
+    }
+}
+
 /// The end of a packet whose ports cannot be known: only the VIP decides.
 #[inline(always)]
 fn unreadable<O, T: Tables>(tables: &T, vip: &Address, reason: DropReason) -> Result<O, Verdict> {
@@ -709,8 +767,8 @@ impl ExtensionStart {
 enum Extensions {
     /// To this protocol at this offset; and see [`PacketInfo::fragment`].
     End(u8, usize, u64),
-    /// To a fragment that is not the first.
-    Later,
+    /// To a fragment that is not the first, whose header names this protocol.
+    Later(u8),
     /// This host is a waypoint of a routing header, not the destination.
     NotFinal,
     /// Past the end of the frame.
@@ -738,7 +796,7 @@ fn extension_headers<P: Packet>(packet: &P, first: u8, offset: usize) -> Extensi
         if next_header == FRAGMENT {
             units = 1;
             if start.fragment_offset() != 0 {
-                return Extensions::Later;
+                return Extensions::Later(start.next_header);
             }
             // With no more to come it is an atomic fragment, RFC 6946.
             if start.specific[1] & 1 != 0 {

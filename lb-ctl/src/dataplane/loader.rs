@@ -231,6 +231,8 @@ fn load_called(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
         (program::NAT_FIRST_V6, "nat_first_v6"),
         (program::LATER_V4, "later_v4"),
         (program::LATER_V6, "later_v6"),
+        (program::ECHO_V4, "echo_v4"),
+        (program::ECHO_V6, "echo_v6"),
     ] {
         let program = load_program(object, name)?;
         let fd = program.fd().map_err(|e| other("loading the program", &e))?;

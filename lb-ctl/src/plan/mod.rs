@@ -12,6 +12,7 @@ mod ring;
 mod scan;
 mod service;
 mod space;
+mod vip;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use lb_common::backend::{Backend, state};
 use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 
 use crate::dataplane::{Capacity, Dump, Op, ServiceKey};
 pub use desired::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop};
@@ -34,7 +36,7 @@ use space::Space;
 pub struct State {
     services: BTreeMap<ServiceKey, ServiceState>,
     backends: BTreeMap<u32, Backend>,
-    vips: BTreeSet<IpAddr>,
+    vips: BTreeMap<IpAddr, VipValue>,
     local_macs: BTreeSet<(u32, [u8; 6])>,
     interfaces: BTreeSet<u32>,
     nat_backends: BTreeMap<ServiceKey, NatBackend>,
@@ -296,14 +298,7 @@ fn plan_surroundings(state: &mut State, desired: &Desired, ops: &mut Ops) {
     }
     state.interfaces.clone_from(&desired.interfaces);
 
-    let vips: BTreeSet<_> = desired.services.keys().map(|key| key.vip).collect();
-    for &added in vips.difference(&state.vips) {
-        ops.before.push(Op::AddVip(added));
-    }
-    for &removed in state.vips.difference(&vips) {
-        ops.after.push(Op::RemoveVip(removed));
-    }
-    state.vips = vips;
+    vip::plan_vips(state, desired, ops);
     nat::plan_addresses(state, desired, ops);
 }
 

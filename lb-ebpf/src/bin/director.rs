@@ -27,7 +27,7 @@ use lb_ebpf::family::{V4, V6};
 use lb_ebpf::parse::{ETHERTYPE_IPV4, ethertype};
 use lb_ebpf::tables::Tables;
 use lb_ebpf::verdict::{DropReason, Verdict};
-use lb_ebpf::{Next, enter, process_first, process_later, process_nat};
+use lb_ebpf::{Next, enter, process_echo, process_first, process_later, process_nat};
 use maps::{INTERFACES, Maps, PROGRAMS};
 
 /// Entry point, once a packet.
@@ -45,6 +45,8 @@ pub fn director(context: XdpContext) -> u32 {
         (Next::First, false) => programs::FIRST_V6,
         (Next::Later, true) => programs::LATER_V4,
         (Next::Later, false) => programs::LATER_V6,
+        (Next::Echo, true) => programs::ECHO_V4,
+        (Next::Echo, false) => programs::ECHO_V6,
     };
     hand_over(&context, program)
 }
@@ -106,6 +108,20 @@ pub fn later_v4(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn later_v6(context: XdpContext) -> u32 {
     let verdict = process_later::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    act(&context, verdict)
+}
+
+/// Pings of a VIP, IPv4.
+#[xdp(frags)]
+pub fn echo_v4(context: XdpContext) -> u32 {
+    let verdict = process_echo::<V4, _, _>(&mut XdpPacket(&context), &Maps(&context));
+    act(&context, verdict)
+}
+
+/// Pings of a VIP, IPv6.
+#[xdp(frags)]
+pub fn echo_v6(context: XdpContext) -> u32 {
+    let verdict = process_echo::<V6, _, _>(&mut XdpPacket(&context), &Maps(&context));
     act(&context, verdict)
 }
 

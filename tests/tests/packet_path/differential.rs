@@ -1,6 +1,7 @@
 //! The kernel and the host build agree: golden packets, each cut at every
 //! length, and ten thousand with random changes.
 
+use super::echo;
 use super::golden;
 use super::nat;
 use super::packet::{tcp, udp};
@@ -36,6 +37,7 @@ fn frames() -> Vec<Vec<u8>> {
     let mut frames: Vec<_> = cases.into_iter().map(|(_, frame, _)| frame).collect();
     frames.extend(tun::frames());
     frames.extend(nat::frames());
+    frames.extend(echo::frames());
     for version in [4, 6] {
         let vip = Vip::Moving.address(version);
         for port in 1..5 {

@@ -15,7 +15,7 @@ const SPLIT: usize = 1208;
 
 /// Cuts a frame into two fragments after `split` bytes of the IP payload; the
 /// second begins at `begin` bytes of it.
-fn cut(frame: &[u8], split: usize, begin: usize, id: u8) -> [Vec<u8>; 2] {
+pub fn cut(frame: &[u8], split: usize, begin: usize, id: u8) -> [Vec<u8>; 2] {
     if frame[12] == 0x08 {
         let part = |bytes: &[u8], offset: usize, more: bool| {
             let (mut header, _) = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap();
