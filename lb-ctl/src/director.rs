@@ -196,11 +196,12 @@ impl<D: Dataplane> Director<D> {
                 } else {
                     Nat::Gateway
                 },
-                ping: lb_common::vip::ping::HOST,
+                ping: service.ping.number(),
                 backends,
             };
             desired.services.insert(key, service);
         }
+        desired.other_protocols = config.settings.other_protocols.number();
         desired.local_macs = local_macs(&self.attached, snapshot);
         desired.interfaces = desired
             .services
