@@ -48,6 +48,11 @@ struct EchoHeader {
 }
 
 impl EchoHeader {
+    #[inline(always)]
+    fn is_request<F: Family>(&self) -> bool {
+        self.kind.get() == u16::from_ne_bytes([F::ECHO_REQUEST, 0])
+    }
+
     /// The same message with another type.
     #[inline(always)]
     fn with_type(self, kind: u8) -> Self {
@@ -106,6 +111,10 @@ pub fn process<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
 
 #[inline(always)]
 fn answer<F: Family, P: Packet>(packet: &mut P, info: &PacketInfo<F>) -> Result<Verdict, Verdict> {
+    // The answer would be for many, or for nobody.
+    if !F::is_of_one_host(&info.client) {
+        return Err(Verdict::Pass);
+    }
     info.check_lengths(packet)?;
     match F::echo_reply(packet) {
         Some(()) => Ok(Verdict::Transmit),
@@ -138,15 +147,20 @@ fn to_backend<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     Ok(verdict)
 }
 
-/// Parses an IPv4 packet that ended early as an echo request.
+/// Parses an IPv4 packet that is ICMP.
 ///
 /// # Errors
-/// [`Verdict::Pass`] if it is cut short.
+/// [`Verdict::Pass`] if it is no ping, has options, is a fragment, or is cut
+/// short.
 #[inline(always)]
 pub fn request_ipv4<P: Packet>(packet: &P) -> Result<PacketInfo<V4>, Verdict> {
     let Some(EchoV4 { ethernet, ip, echo }) = packet.read::<EchoV4>(0) else {
         return Err(Verdict::Pass);
     };
+    let is_plain = ip.length() == Some(size_of::<Ipv4Header>()) && !ip.is_fragment();
+    if !is_plain || !echo.is_request::<V4>() {
+        return Err(Verdict::Pass);
+    }
     let envelope = Envelope::<V4>::new(&ethernet, &ip);
     Ok(of_request(
         &envelope,
@@ -159,12 +173,15 @@ pub fn request_ipv4<P: Packet>(packet: &P) -> Result<PacketInfo<V4>, Verdict> {
 /// The same for IPv6.
 ///
 /// # Errors
-/// As for [`request_ipv4`].
+/// [`Verdict::Pass`] if it is no ping, has extension headers, or is cut short.
 #[inline(always)]
 pub fn request_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
     let Some(EchoV6 { ethernet, ip, echo }) = packet.read::<EchoV6>(0) else {
         return Err(Verdict::Pass);
     };
+    if ip.next_header != icmp::PROTOCOL_V6 || !echo.is_request::<V6>() {
+        return Err(Verdict::Pass);
+    }
     let envelope = Envelope::<V6>::new(&ethernet, &ip);
     Ok(of_request(&envelope, &echo, icmp::PROTOCOL_V6, IPV6_LENGTH))
 }

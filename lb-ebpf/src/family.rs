@@ -42,10 +42,15 @@ pub trait Family: Sized {
         tables: &T,
     ) -> Result<PacketInfo<Self>, Verdict>;
 
+    /// Destination of a packet, and whether it is ICMP; `None` if its header is
+    /// cut short.
+    fn destination<P: Packet>(packet: &P) -> Option<(Self::Address, bool)>;
+
     /// Parses a packet that ended early as a [`parse::LATER_FRAGMENT`].
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
 
-    /// Parses a packet that ended early as a [`parse::ECHO_REQUEST`].
+    /// Parses a packet that ended early as [`parse::NO_SERVICES`] and is ICMP.
+    /// Passes unless it is a plain ping, see [`echo`].
     fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
 
     /// Makes an echo request the reply to it; `None` if it is cut short.
@@ -74,6 +79,11 @@ pub trait Family: Sized {
 
     /// The hash that decides the flow's slot.
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32;
+
+    /// Whether this can be the address of one host on a network: it is no
+    /// multicast or broadcast address, no loopback address, and not the
+    /// unspecified one.
+    fn is_of_one_host(address: &Self::Address) -> bool;
 
     /// The address in the form that maps of both versions have.
     fn to_common(address: &Self::Address) -> Address;
@@ -117,6 +127,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn destination<P: Packet>(packet: &P) -> Option<(u32, bool)> {
+        parse::destination_ipv4(packet)
+    }
+
+    #[inline(always)]
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
         parse::later_ipv4(packet)
     }
@@ -155,6 +170,12 @@ impl Family for V4 {
     #[inline(always)]
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32 {
         flow::hash_v4(key, info.client, info.vip, info.ports())
+    }
+
+    #[inline(always)]
+    fn is_of_one_host(address: &u32) -> bool {
+        // The first byte: RFC 6890, and class D and E, RFC 1112.
+        matches!(*address as u8, 1..=126 | 128..=223)
     }
 
     #[inline(always)]
@@ -203,6 +224,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn destination<P: Packet>(packet: &P) -> Option<(Address, bool)> {
+        parse::destination_ipv6(packet)
+    }
+
+    #[inline(always)]
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
         parse::later_ipv6(packet)
     }
@@ -241,6 +267,12 @@ impl Family for V6 {
     #[inline(always)]
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32 {
         flow::hash_v6(key, &info.client, &info.vip, info.ports())
+    }
+
+    #[inline(always)]
+    fn is_of_one_host(address: &Address) -> bool {
+        // ff00::/8, and of ::/64 all that there is: RFC 4291.
+        address.words[0] as u8 != 0xff && address.words[0] != 0
     }
 
     #[inline(always)]

@@ -54,12 +54,13 @@ pub mod service;
 pub mod tables;
 pub mod translate;
 pub mod verdict;
+pub mod vip;
 
 use family::{Family, V4, V6};
 use lb_common::service::{ServiceValue, flags};
 use packet::Packet;
 use parse::{
-    ECHO_REQUEST, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, PacketInfo,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, NO_SERVICES, PacketInfo,
     ethertype,
 };
 use tables::{FamilyTables, Tables};
@@ -76,6 +77,8 @@ pub enum Next {
     First,
     /// [`process_later`]: it is another fragment.
     Later,
+    /// [`ask_vip`]: no service can be for it.
+    Vip,
     /// [`process_echo`]: it is a ping of a VIP.
     Echo,
 }
@@ -88,6 +91,10 @@ where
     T: Tables + FamilyTables<V4> + FamilyTables<V6>,
 {
     let next = match enter(packet, tables) {
+        Ok(verdict) => return verdict,
+        Err(next) => next,
+    };
+    let next = match ask_vip(next, packet, tables) {
         Ok(verdict) => return verdict,
         Err(next) => next,
     };
@@ -113,6 +120,7 @@ where
         },
         Next::Later => process_later(packet, tables),
         Next::Echo => process_echo(packet, tables),
+        Next::Vip => Verdict::Pass,
     }
 }
 
@@ -130,14 +138,35 @@ where
     let end = match ethertype(packet) {
         Some(ETHERTYPE_IPV4) => stages::<V4, P, T>(packet, tables),
         Some(ETHERTYPE_IPV6) => stages::<V6, P, T>(packet, tables),
-        _ => Packed::new(Ok(Verdict::Pass)),
+        _ => return Ok(Verdict::Pass),
     };
+    if !end.is_early() {
+        return match end {
+            NAT => Err(Next::Nat),
+            end => Ok(finish(end, tables)),
+        };
+    }
     match end {
-        NAT => Err(Next::Nat),
         FIRST => Err(Next::First),
         LATER => Err(Next::Later),
-        ECHO => Err(Next::Echo),
+        VIP => Err(Next::Vip),
         end => Ok(finish(end, tables)),
+    }
+}
+
+/// Asks the VIP of a packet for which that alone decides what becomes of it. A
+/// part of [`enter`], apart from it so that other packets do not pay for it.
+///
+/// # Errors
+/// Something else decides.
+#[inline(always)]
+pub fn ask_vip<P: Packet, T: Tables>(next: Next, packet: &P, tables: &T) -> Result<Verdict, Next> {
+    match next {
+        Next::Vip => match vip::ask(packet, tables) {
+            ECHO => Err(Next::Echo),
+            end => Ok(finish(end, tables)),
+        },
+        next => Err(next),
     }
 }
 
@@ -215,8 +244,11 @@ const FIRST: Packed = Packed::new(Err(FIRST_FRAGMENT));
 /// Not the end: it is another fragment.
 const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));
 
+/// Not the end: no service can be for it.
+const VIP: Packed = Packed::new(Err(NO_SERVICES));
+
 /// Not the end: it is a ping of a VIP.
-const ECHO: Packed = Packed::new(Err(ECHO_REQUEST));
+const ECHO: Packed = Packed::new(Ok(Verdict::Host));
 
 #[inline(always)]
 fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {

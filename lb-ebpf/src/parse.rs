@@ -4,7 +4,6 @@ use lb_common::backend::Backend;
 use lb_common::counters::DropReason;
 use lb_common::protocol::{SCTP, TCP, UDP};
 use lb_common::service::LocalMacKey;
-use lb_common::vip::{other_protocols, ping};
 use lb_common::{Address, Mac};
 use zerocopy::byteorder::{native_endian, network_endian};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -83,9 +82,10 @@ pub const FIRST_FRAGMENT: Verdict = Verdict::Host;
 /// interface has this index.
 pub const LATER_FRAGMENT: Verdict = Verdict::Redirect(0);
 
-/// The early end of a ping of a VIP that is not the host's to answer: it is for
-/// [`crate::process_echo`]. No interface has this index.
-pub const ECHO_REQUEST: Verdict = Verdict::Redirect(u32::MAX);
+/// The early end of a packet, whole or not, that no service can be for: a ping,
+/// or of another protocol. It is for [`crate::ask_vip`]. No interface has this
+/// index.
+pub const NO_SERVICES: Verdict = Verdict::Redirect(u32::MAX);
 
 /// Whether the first fragment of a packet is parsed like a whole packet.
 pub type Firsts = bool;
@@ -343,6 +343,27 @@ struct FrameV6 {
     ip: Ipv6Header,
 }
 
+/// Destination of an IPv4 packet, and whether it is ICMP; `None` if its header
+/// is cut short.
+#[inline(always)]
+pub fn destination_ipv4<P: Packet>(packet: &P) -> Option<(u32, bool)> {
+    let FrameV4 { ip, .. } = packet.read(0)?;
+    Some((ip.destination.get(), ip.protocol == icmp::PROTOCOL_V4))
+}
+
+/// The same of an IPv6 packet, whatever extension headers it has.
+#[inline(always)]
+pub fn destination_ipv6<P: Packet>(packet: &P) -> Option<(Address, bool)> {
+    const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
+    let FrameV6 { ip, .. } = packet.read(0)?;
+    let is_icmp = ip.next_header == icmp::PROTOCOL_V6
+        || matches!(
+            extension_headers(packet, ip.next_header, PLAIN),
+            Extensions::End(icmp::PROTOCOL_V6, ..) | Extensions::Later(icmp::PROTOCOL_V6)
+        );
+    Some((words(&ip.destination), is_icmp))
+}
+
 /// EtherType of the frame, as it stands; `None` if the frame is shorter than
 /// an Ethernet header.
 #[inline(always)]
@@ -371,10 +392,8 @@ pub fn ipv4<P: Packet, T: Tables>(
     let mut fragment = fragment::NONE;
     if ip.is_fragment() {
         let vip = Address::from_v4_word(vip);
-        match ip.protocol {
-            TCP | UDP | SCTP => {}
-            icmp::PROTOCOL_V4 => return Err(Verdict::Pass),
-            _ => return of_other_protocol(tables, &vip),
+        if !matches!(ip.protocol, TCP | UDP | SCTP) {
+            return Err(NO_SERVICES);
         }
         if ip.fragment_offset() != 0 {
             return of_fragment(tables, &vip, LATER_FRAGMENT);
@@ -397,12 +416,11 @@ pub fn ipv4<P: Packet, T: Tables>(
         SCTP => sctp(packet, &envelope, offset),
         icmp::PROTOCOL_V4 => {
             if icmp::is_echo_request::<V4, P>(packet, offset) {
-                let is_plain = offset == PLAIN;
-                return of_ping(tables, &Address::from_v4_word(vip), is_plain);
+                return Err(NO_SERVICES);
             }
             return icmp::ipv4(packet, &envelope, offset);
         }
-        _ => return of_other_protocol(tables, &Address::from_v4_word(vip)),
+        _ => return Err(NO_SERVICES),
     }
     .map_or_else(
         || unreadable(tables, &Address::from_v4_word(vip), DropReason::Truncated),
@@ -446,7 +464,7 @@ pub fn ipv6<P: Packet, T: Tables>(
             }
             Extensions::End(icmp::PROTOCOL_V6, offset, fragment::NONE) => {
                 if icmp::is_echo_request::<V6, P>(packet, offset) {
-                    return of_ping(tables, &envelope.vip, offset == PLAIN);
+                    return Err(NO_SERVICES);
                 }
                 return icmp::ipv6(packet, &envelope, offset);
             }
@@ -455,11 +473,9 @@ pub fn ipv6<P: Packet, T: Tables>(
             Extensions::Later(TCP | UDP | SCTP | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) => {
                 return of_fragment(tables, &envelope.vip, LATER_FRAGMENT);
             }
-            Extensions::End(icmp::PROTOCOL_V6, ..)
-            | Extensions::Later(icmp::PROTOCOL_V6)
-            | Extensions::NotFinal => return Err(Verdict::Pass),
+            Extensions::NotFinal => return Err(Verdict::Pass),
             Extensions::End(..) | Extensions::Later(_) => {
-                return of_other_protocol(tables, &envelope.vip);
+                return Err(NO_SERVICES);
             }
             Extensions::TooMany => {
                 return unreadable(tables, &envelope.vip, DropReason::Malformed);
@@ -696,30 +712,6 @@ fn of_fragment<O, T: Tables>(tables: &T, vip: &Address, end: Verdict) -> Result<
         Err(end)
     } else {
         Err(Verdict::Pass)
-    }
-}
-
-/// The end of a ping: the host's to answer, unless it is a plain one, without
-/// options and extension headers, and its VIP wants it otherwise.
-#[inline(always)]
-fn of_ping<O, T: Tables>(tables: &T, vip: &Address, is_plain: bool) -> Result<O, Verdict> {
-    if !is_plain {
-        return Err(Verdict::Pass);
-    }
-    match tables.vip(vip) {
-        Some(vip) if vip.ping != ping::HOST => Err(ECHO_REQUEST),
-        _ => Err(Verdict::Pass),
-    }
-}
-
-/// The end of a packet, whole or not, of a protocol that no service has.
-#[inline(always)]
-fn of_other_protocol<O, T: Tables>(tables: &T, vip: &Address) -> Result<O, Verdict> {
-    match tables.vip(vip) {
-        Some(vip) if vip.other_protocols == other_protocols::DROP => {
-            drop(DropReason::OtherProtocol)
-        }
-        _ => Err(Verdict::Pass),
     }
 }
 

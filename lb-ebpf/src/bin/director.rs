@@ -27,7 +27,7 @@ use lb_ebpf::family::{V4, V6};
 use lb_ebpf::parse::{ETHERTYPE_IPV4, ethertype};
 use lb_ebpf::tables::Tables;
 use lb_ebpf::verdict::{DropReason, Verdict};
-use lb_ebpf::{Next, enter, process_echo, process_first, process_later, process_nat};
+use lb_ebpf::{Next, ask_vip, enter, process_echo, process_first, process_later, process_nat};
 use maps::{INTERFACES, Maps, PROGRAMS};
 
 /// Entry point, once a packet.
@@ -35,6 +35,13 @@ use maps::{INTERFACES, Maps, PROGRAMS};
 pub fn director(context: XdpContext) -> u32 {
     let packet = &mut XdpPacket(&context);
     let next = match enter(packet, &Maps(&context)) {
+        Ok(verdict) => return act(&context, verdict),
+        Err(next) => next,
+    };
+    // Another than the one that most packets go through: functions that are not
+    // inlined would have it in memory, not in registers.
+    let again = XdpContext::new(context.ctx);
+    let next = match ask_vip(next, &XdpPacket(&again), &Maps(&again)) {
         Ok(verdict) => return act(&context, verdict),
         Err(next) => next,
     };
@@ -47,6 +54,7 @@ pub fn director(context: XdpContext) -> u32 {
         (Next::Later, false) => programs::LATER_V6,
         (Next::Echo, true) => programs::ECHO_V4,
         (Next::Echo, false) => programs::ECHO_V6,
+        (Next::Vip, _) => return xdp_action::XDP_PASS,
     };
     hand_over(&context, program)
 }

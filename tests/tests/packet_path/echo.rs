@@ -296,6 +296,22 @@ fn only_frames_for_us_are_answered_or_forwarded() {
     });
 }
 
+/// As an attacker sends it, so that many get the answer.
+#[test]
+fn a_ping_from_nobody_or_from_many_is_not_answered() {
+    each("ping-sources", |world, version| {
+        let sources = match version {
+            4 => ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
+            _ => ["::", "::1", "ff02::1", "ff0e::1"],
+        };
+        for source in sources.map(|source| source.parse().unwrap()) {
+            for vip in ANSWER {
+                passes(world, &ping(vip.address(version), 1).from(source).build());
+            }
+        }
+    });
+}
+
 #[test]
 fn a_ping_that_is_longer_than_its_frame_is_dropped() {
     each("ping-short", |world, version| {

@@ -1,0 +1,44 @@
+//! What a VIP itself has a setting for: its pings, and packets of protocols that
+//! no service has.
+//!
+//! Other packets are not to pay for that: so it is decided after the stages, in
+//! a function that is not inlined and reads what it needs anew.
+
+use lb_common::counters::DropReason;
+use lb_common::vip::{other_protocols, ping};
+
+use crate::ECHO;
+use crate::family::{Family, V4, V6};
+use crate::packet::Packet;
+use crate::parse::{ETHERTYPE_IPV4, ethertype};
+use crate::tables::Tables;
+use crate::verdict::{Packed, Verdict, drop};
+
+/// What becomes of an IP packet that no service can be for: it passes, is
+/// dropped, or is an [`ECHO`] that is not the host's to answer.
+#[inline(never)]
+pub fn ask<P: Packet, T: Tables>(packet: &P, tables: &T) -> Packed {
+    if ethertype(packet) == Some(ETHERTYPE_IPV4) {
+        ask_of::<V4, P, T>(packet, tables)
+    } else {
+        ask_of::<V6, P, T>(packet, tables)
+    }
+}
+
+#[inline(always)]
+fn ask_of<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T) -> Packed {
+    const PASS: Packed = Packed::new(Err(Verdict::Pass));
+    let Some((destination, is_icmp)) = F::destination(packet) else {
+        return PASS;
+    };
+    let Some(vip) = tables.vip(&F::to_common(&destination)) else {
+        return PASS;
+    };
+    if is_icmp && vip.ping != ping::HOST && F::echo_request(packet).is_ok() {
+        return ECHO;
+    }
+    if !is_icmp && vip.other_protocols == other_protocols::DROP {
+        return Packed::new(drop(DropReason::OtherProtocol));
+    }
+    PASS
+}
