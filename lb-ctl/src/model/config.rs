@@ -200,3 +200,25 @@ impl Default for Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Ping, text};
+
+    /// What an earlier version has saved, and what it can read if nothing that
+    /// it does not know is wished for.
+    #[test]
+    fn what_says_nothing_of_pings_leaves_them_to_the_host() {
+        let saved = serde_json::json!({
+            "settings": {"hash_key": "k"},
+            "services": [
+                {"name": "web", "vip": "203.0.113.10", "port": 80, "protocol": "tcp", "mode": "dr"}],
+        });
+        let config: Config = text::from_json_value(saved).unwrap();
+        assert_eq!(config.services[0].ping, Ping::Host);
+        assert_eq!(config.settings.other_protocols, OtherProtocols::Host);
+        let written = serde_json::to_string(&config).unwrap();
+        assert!(!written.contains("ping") && !written.contains("other_protocols"));
+    }
+}
