@@ -13,6 +13,7 @@ use lb_common::nat::{NatBackend, PoolPort, source};
 use lb_common::protocol::{TCP, UDP};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, flags};
+use lb_common::vip::{VipValue, other_protocols, ping};
 use lb_ebpf::host::{HostPacket, HostTables};
 use lb_ebpf::process;
 use lb_ebpf::verdict::{DropReason, Verdict};
@@ -67,10 +68,18 @@ fn check(bytes: &[u8], tables: &HostTables) {
             // Either the packet, or the answer that says what is wrong.
             let count = |reason| drops.get(&reason).copied().unwrap_or(0);
             let answered = count(DropReason::TooBig) + count(DropReason::TtlExceeded);
-            assert_eq!((forwarded, dropped), (1 - answered, answered));
+            // Of pings only the answers that the packet path gives count nowhere.
+            let sent = u64::from(!is_echo_reply(packet.bytes()));
+            assert_eq!((forwarded, dropped), (sent - answered, answered));
             assert!(packet.bytes().len() >= 14 + 20);
         }
     }
+}
+
+/// IPv4's, which is what the VIP of that version answers itself.
+fn is_echo_reply(bytes: &[u8]) -> bool {
+    let is = |at: usize, wanted: &[u8]| bytes.get(at..).is_some_and(|b| b.starts_with(wanted));
+    is(12, &[8, 0, 0x45]) && is(23, &[1]) && is(34, &[0, 0])
 }
 
 /// Services in all modes and slot states, for both IP versions.
@@ -87,7 +96,14 @@ fn tables() -> HostTables {
     tables.settings.port_zero_services = 1;
     for (version, vip) in vips().into_iter().enumerate() {
         tables.pool.insert(version as u16, pool()[version].into());
-        tables.vips.insert(vip.into());
+        let value = VipValue {
+            port: u16::to_be(443),
+            protocol: TCP,
+            ping: [ping::ANSWER, ping::FORWARD][version],
+            other_protocols: [other_protocols::HOST, other_protocols::DROP][version],
+            ..VipValue::default()
+        };
+        tables.vips.insert(vip.into(), value);
         for (port, protocol, mode, slot) in [
             (80, TCP, mode::DR, Slot::settled as fn(u32) -> Slot),
             (53, UDP, mode::DR, Slot::moving),
