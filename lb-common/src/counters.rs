@@ -102,6 +102,8 @@ drop_reasons! {
         "a first fragment that ends within its TCP or UDP header, as only attackers send it";
     FragmentOverlap = 22, "fragment_overlap",
         "a fragment that overlaps the first of its packet, as only attackers send it";
+    OtherProtocol = 23, "other_protocol",
+        "a packet for a VIP that is neither TCP, UDP, SCTP nor ICMP, as settings.other_protocols wants it";
 }
 
 /// Per-CPU value of the map that limits how many ICMP errors are sent.

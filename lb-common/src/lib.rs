@@ -38,6 +38,7 @@ pub mod ring;
 pub mod service;
 pub mod settings;
 pub mod tunnel;
+pub mod vip;
 pub mod vlan;
 
 mod mac;

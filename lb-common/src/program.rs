@@ -29,5 +29,10 @@ pub const OTHER_V4: u32 = 10;
 /// Other than the usual headers, IPv6.
 pub const OTHER_V6: u32 = 11;
 
+/// Pings of a VIP, IPv4.
+pub const ECHO_V4: u32 = 12;
+/// Pings of a VIP, IPv6.
+pub const ECHO_V6: u32 = 13;
+
 /// Number of programs: the size of their map.
-pub const COUNT: u32 = 12;
+pub const COUNT: u32 = 14;

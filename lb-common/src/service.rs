@@ -118,8 +118,8 @@ pub mod flags {
     pub const NAT: u32 = 4;
 }
 
-/// Key of the map of all VIPs. Only packets whose ports cannot be read are
-/// looked up in it: fragments, and what is cut short.
+/// Key of the map of all VIPs. Only packets for which ports do not decide are
+/// looked up in it: fragments, what is cut short, pings and other protocols.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VipKey {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use lb_common::backend::mode;
 use lb_common::protocol::TCP;
+use lb_common::vip::ping;
 use lb_ctl::dataplane::fake::Fake;
 use lb_ctl::dataplane::{Dataplane as _, ServiceKey};
 use lb_ctl::maglev::{self, Candidate};
@@ -96,6 +97,7 @@ fn desired() -> Desired {
             hash_key: 7,
             idle_timeout: 3600,
             nat: Nat::Gateway,
+            ping: ping::HOST,
             backends,
         };
         (key, service)

@@ -199,10 +199,12 @@ impl<D: Dataplane> Director<D> {
                 } else {
                     Nat::Gateway
                 },
+                ping: service.ping.number(),
                 backends,
             };
             desired.services.insert(key, service);
         }
+        desired.other_protocols = config.settings.other_protocols.number();
         let ports = vlan::ports(&snapshot.interfaces, &self.attached);
         desired.local_macs = local_macs(&ports, snapshot);
         desired.vlans = vlan::all(&snapshot.interfaces);

@@ -102,6 +102,7 @@ fn service_status(service: &Service) -> ServiceStatus {
         mode: service.mode,
         full_nat: service.full_nat,
         scheduler: service.scheduler,
+        ping: service.ping,
         health_check: service.health_check.clone(),
         mtu: None,
         notes: Vec::new(),

@@ -7,6 +7,7 @@ use lb_common::nat::RouterAddresses;
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
 
 use crate::checksum::Sum;
+use crate::echo;
 use crate::forward::answer;
 use crate::packet::Packet;
 use crate::parse::{self, Firsts, PacketInfo};
@@ -32,6 +33,9 @@ pub trait Family: Sized {
     /// Whether this is IPv4.
     const IS_V4: bool;
 
+    /// Type of ICMP's echo request (RFC 792, RFC 4443); its code is 0.
+    const ECHO_REQUEST: u8;
+
     /// See [`plain`].
     fn head<P: Packet>(packet: &P) -> Option<Head<Self>>;
 
@@ -45,8 +49,19 @@ pub trait Family: Sized {
         tables: &T,
     ) -> Result<PacketInfo<Self>, Verdict>;
 
+    /// Destination of a packet, and whether it is ICMP; `None` if its header is
+    /// cut short.
+    fn destination<P: Packet>(packet: &P) -> Option<(Self::Address, bool)>;
+
     /// Parses a packet that ended early as a [`parse::LATER_FRAGMENT`].
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
+
+    /// Parses a packet that ended early as [`parse::NO_SERVICES`] and is ICMP.
+    /// Passes unless it is a plain ping, see [`echo`].
+    fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict>;
+
+    /// Makes an echo request the reply to it; `None` if it is cut short.
+    fn echo_reply<P: Packet>(packet: &mut P) -> Option<()>;
 
     /// Answers a packet of `ip_length` bytes to `client` with an ICMP error,
     /// see [`answer`].
@@ -71,6 +86,11 @@ pub trait Family: Sized {
 
     /// The hash that decides the flow's slot.
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32;
+
+    /// Whether this can be the address of one host on a network: it is no
+    /// multicast or broadcast address, no loopback address, and not the
+    /// unspecified one.
+    fn is_of_one_host(address: &Self::Address) -> bool;
 
     /// The address in the form that maps of both versions have.
     fn to_common(address: &Self::Address) -> Address;
@@ -102,6 +122,7 @@ impl Family for V4 {
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV4;
     const ENCAPSULATED: u8 = 4;
     const IS_V4: bool = true;
+    const ECHO_REQUEST: u8 = 8;
 
     #[inline(always)]
     fn head<P: Packet>(packet: &P) -> Option<Head<Self>> {
@@ -123,8 +144,23 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn destination<P: Packet>(packet: &P) -> Option<(u32, bool)> {
+        parse::destination_ipv4(packet)
+    }
+
+    #[inline(always)]
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
         parse::later_ipv4(packet)
+    }
+
+    #[inline(always)]
+    fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
+        echo::request_ipv4(packet)
+    }
+
+    #[inline(always)]
+    fn echo_reply<P: Packet>(packet: &mut P) -> Option<()> {
+        echo::reply_ipv4(packet)
     }
 
     #[inline(always)]
@@ -151,6 +187,12 @@ impl Family for V4 {
     #[inline(always)]
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32 {
         flow::hash_v4(key, info.client, info.vip, info.ports())
+    }
+
+    #[inline(always)]
+    fn is_of_one_host(address: &u32) -> bool {
+        // The first byte: RFC 6890, and class D and E, RFC 1112.
+        matches!(*address as u8, 1..=126 | 128..=223)
     }
 
     #[inline(always)]
@@ -187,6 +229,7 @@ impl Family for V6 {
     const ETHERTYPE: u16 = parse::ETHERTYPE_IPV6;
     const ENCAPSULATED: u8 = 41;
     const IS_V4: bool = false;
+    const ECHO_REQUEST: u8 = 128;
 
     #[inline(always)]
     fn head<P: Packet>(packet: &P) -> Option<Head<Self>> {
@@ -208,8 +251,23 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn destination<P: Packet>(packet: &P) -> Option<(Address, bool)> {
+        parse::destination_ipv6(packet)
+    }
+
+    #[inline(always)]
     fn later_fragment<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
         parse::later_ipv6(packet)
+    }
+
+    #[inline(always)]
+    fn echo_request<P: Packet>(packet: &P) -> Result<PacketInfo<Self>, Verdict> {
+        echo::request_ipv6(packet)
+    }
+
+    #[inline(always)]
+    fn echo_reply<P: Packet>(packet: &mut P) -> Option<()> {
+        echo::reply_ipv6(packet)
     }
 
     #[inline(always)]
@@ -236,6 +294,12 @@ impl Family for V6 {
     #[inline(always)]
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32 {
         flow::hash_v6(key, &info.client, &info.vip, info.ports())
+    }
+
+    #[inline(always)]
+    fn is_of_one_host(address: &Address) -> bool {
+        // ff00::/8, and of ::/64 all that there is: RFC 4291.
+        address.words[0] as u8 != 0xff && address.words[0] != 0
     }
 
     #[inline(always)]

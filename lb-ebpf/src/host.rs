@@ -13,6 +13,7 @@ use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddress
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -104,7 +105,7 @@ pub struct HostTables {
     /// What there is for IPv6.
     pub v6: FamilyMaps<V6>,
     /// VIPs.
-    pub vips: HashSet<Address>,
+    pub vips: HashMap<Address, VipValue>,
     /// MAC addresses of the director.
     pub local_macs: HashSet<LocalMacKey>,
     /// Addresses of the director.
@@ -165,7 +166,11 @@ impl Tables for HostTables {
     }
 
     fn is_vip(&self, address: &Address) -> bool {
-        self.vips.contains(address)
+        self.vips.contains_key(address)
+    }
+
+    fn vip(&self, address: &Address) -> Option<VipValue> {
+        self.vips.get(address).copied()
     }
 
     fn is_local_mac(&self, key: &LocalMacKey) -> bool {

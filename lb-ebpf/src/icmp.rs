@@ -23,6 +23,12 @@ pub const PROTOCOL_V6: u8 = 58;
 /// Bytes before the quoted packet.
 pub const HEADER_LENGTH: usize = 8;
 
+/// Whether the ICMP message at `offset` is a ping.
+#[inline(always)]
+pub fn is_echo_request<F: Family, P: Packet>(packet: &P, offset: usize) -> bool {
+    packet.read::<[u8; 2]>(offset) == Some([F::ECHO_REQUEST, 0])
+}
+
 /// The flow that an ICMP error at `offset` speaks of.
 ///
 /// # Errors

@@ -15,7 +15,7 @@
 //!
 //! NAT mode has stages 4 to 6 of its own, in [`nat`]: for packets of its
 //! services, and for packets of no service, which may be what a NAT backend
-//! answers.
+//! answers. Pings of a VIP have theirs in [`echo`].
 //!
 //! Before and after them [`tag`] takes VLAN tags off and puts them on.
 //!
@@ -23,8 +23,10 @@
 //! - Every packet is forwarded whole and correct, dropped under a reason that
 //!   is counted, or passed untouched. Nothing is written before stage 6.
 //! - Until a service is found nothing is dropped: what is not ours, however
-//!   malformed, is for the host to judge. Fragments for a VIP are the one
-//!   exception, because only the first of them names a port: see [`fragment`].
+//!   malformed, is for the host to judge. Exceptions are, of what is for a VIP,
+//!   fragments, because only the first of them names a port: see [`fragment`];
+//!   and what the VIP itself has a setting for: pings, see [`echo`], and other
+//!   protocols.
 //! - While a slot is settled the flow table is neither read nor written.
 //! - A packet that is rewritten for the host to send on is whole and correct
 //!   as it is: see [`verdict::Verdict::Host`].
@@ -38,6 +40,7 @@
 
 pub mod backend;
 pub mod checksum;
+pub mod echo;
 pub mod family;
 pub mod flow;
 pub mod forward;
@@ -55,12 +58,14 @@ pub mod tables;
 pub mod tag;
 pub mod translate;
 pub mod verdict;
+pub mod vip;
 
 use family::{Family, V4, V6};
 use lb_common::service::{ServiceValue, flags};
 use packet::{Packet, Untagged};
 use parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, PacketInfo, ethertype,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, NO_SERVICES, PacketInfo,
+    ethertype,
 };
 use tables::{FamilyTables, Tables};
 use tag::Frame;
@@ -81,6 +86,8 @@ pub enum Next {
     Later,
     /// [`tag::untag`]: it has VLAN tags. Without them it comes again.
     Tagged,
+    /// [`process_echo`]: it is a ping of a VIP.
+    Echo,
 }
 
 /// Runs all stages on one packet.
@@ -148,6 +155,7 @@ where
             Err(_) => process_nat::<true, F, P, T>(packet, tables),
         },
         Next::Later => process_later(packet, tables),
+        Next::Echo => process_echo(packet, tables),
         // All tags have been taken off, and nothing comes here twice.
         Next::Tagged | Next::Other => Verdict::Pass,
     }
@@ -198,6 +206,10 @@ where
         NAT => Err(Next::Nat),
         FIRST => Err(Next::First),
         LATER => Err(Next::Later),
+        VIP => match vip::ask::<F, P, T>(packet, tables) {
+            ECHO => Err(Next::Echo),
+            end => Ok(finish(end, tables)),
+        },
         end => Ok(finish(end, tables)),
     }
 }
@@ -260,6 +272,17 @@ pub fn process_retag<P: Packet, T: Tables>(packet: &mut P, frame: &Frame, tables
     finish(Packed::new(tag::retag(packet, frame, tables)), tables)
 }
 
+/// Answers a ping of a VIP, or has a backend answer it.
+#[inline(always)]
+pub fn process_echo<F, P, T>(packet: &mut P, tables: &T) -> Verdict
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
+    finish(Packed::new(echo::process(packet, tables)), tables)
+}
+
 /// Counts a drop that was an early end; the others have been counted.
 #[inline(always)]
 fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
@@ -286,6 +309,12 @@ const TAGGED: Packed = Packed::new(Err(Verdict::Redirect(u32::MAX)));
 
 /// Not the end: it is another fragment.
 const LATER: Packed = Packed::new(Err(LATER_FRAGMENT));
+
+/// Not the end: no service can be for it.
+const VIP: Packed = Packed::new(Err(NO_SERVICES));
+
+/// Not the end: it is a ping of a VIP.
+const ECHO: Packed = Packed::new(Ok(Verdict::Host));
 
 #[inline(always)]
 fn stages<F: Family, P: Packet, T: Tables + FamilyTables<F>>(packet: &mut P, tables: &T) -> Packed {

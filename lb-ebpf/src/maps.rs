@@ -26,6 +26,7 @@ use lb_common::program;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 use lb_ebpf::family::{Family, V4, V6};
 use lb_ebpf::parse::PacketInfo;
@@ -48,9 +49,9 @@ static SERVICES_V4: HashMap<ServiceKeyV4, ServiceValue> =
 static SERVICES_V6: HashMap<ServiceKeyV6, ServiceValue> =
     HashMap::pinned(MAX_SERVICES, BPF_F_NO_PREALLOC);
 
-/// VIPs of all services; the value counts nothing.
+/// VIPs of all services.
 #[map]
-static VIPS: HashMap<VipKey, u32> = HashMap::pinned(2 * MAX_SERVICES, BPF_F_NO_PREALLOC);
+static VIPS: HashMap<VipKey, VipValue> = HashMap::pinned(2 * MAX_SERVICES, BPF_F_NO_PREALLOC);
 
 /// MAC addresses of the director.
 #[map]
@@ -207,6 +208,12 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn is_vip(&self, address: &Address) -> bool {
         VIPS.get_ptr(VipKey { vip: *address }).is_some()
+    }
+
+    #[inline(always)]
+    fn vip(&self, address: &Address) -> Option<VipValue> {
+        // SAFETY: the value is copied at once, and replaced as a whole.
+        unsafe { VIPS.get(VipKey { vip: *address }) }.copied()
     }
 
     #[inline(always)]

@@ -82,6 +82,10 @@ pub const FIRST_FRAGMENT: Verdict = Verdict::Host;
 /// interface has this index.
 pub const LATER_FRAGMENT: Verdict = Verdict::Redirect(0);
 
+/// The early end of a packet, whole or not, that no service can be for: a ping,
+/// or of another protocol. It is for [`crate::vip`]. No interface has this index.
+pub const NO_SERVICES: Verdict = Verdict::Redirect(u32::MAX - 2);
+
 /// Whether the first fragment of a packet is parsed like a whole packet.
 pub type Firsts = bool;
 
@@ -357,6 +361,27 @@ pub struct FrameV6 {
     pub ip: Ipv6Header,
 }
 
+/// Destination of an IPv4 packet, and whether it is ICMP; `None` if its header
+/// is cut short.
+#[inline(always)]
+pub fn destination_ipv4<P: Packet>(packet: &P) -> Option<(u32, bool)> {
+    let FrameV4 { ip, .. } = packet.read(0)?;
+    Some((ip.destination.get(), ip.protocol == icmp::PROTOCOL_V4))
+}
+
+/// The same of an IPv6 packet, whatever extension headers it has.
+#[inline(always)]
+pub fn destination_ipv6<P: Packet>(packet: &P) -> Option<(Address, bool)> {
+    const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
+    let FrameV6 { ip, .. } = packet.read(0)?;
+    let is_icmp = ip.next_header == icmp::PROTOCOL_V6
+        || matches!(
+            extension_headers(packet, ip.next_header, PLAIN),
+            Extensions::End(icmp::PROTOCOL_V6, ..) | Extensions::Later(icmp::PROTOCOL_V6)
+        );
+    Some((words(&ip.destination), is_icmp))
+}
+
 /// EtherType of the frame, as it stands; `None` if the frame is shorter than
 /// an Ethernet header.
 #[inline(always)]
@@ -404,7 +429,10 @@ pub fn ipv4<P: Packet, T: Tables>(
     let mut fragment = fragment::NONE;
     if ip.is_fragment() {
         let vip = Address::from_v4_word(vip);
-        if ip.fragment_offset() != 0 || ip.protocol == icmp::PROTOCOL_V4 {
+        if !matches!(ip.protocol, TCP | UDP | SCTP) {
+            return Err(NO_SERVICES);
+        }
+        if ip.fragment_offset() != 0 {
             return of_fragment(tables, &vip, LATER_FRAGMENT);
         }
         if !firsts {
@@ -412,15 +440,9 @@ pub fn ipv4<P: Packet, T: Tables>(
         }
         fragment = fragment::FIRST | u64::from(ip.identification.get());
     }
-    let envelope = Envelope::<V4> {
-        client: ip.source.get(),
-        vip,
-        destination_mac: ethernet.destination(),
-        ip_length: ip.total_length.get(),
-        traffic_class: ip.tos,
-        ttl: ip.ttl,
-        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+    let envelope = Envelope {
         fragment,
+        ..Envelope::<V4>::new(&ethernet, &ip)
     };
     // The usual length apart: a constant offset is cheaper.
     const PLAIN: usize = ETHERNET_LENGTH + 20;
@@ -429,8 +451,13 @@ pub fn ipv4<P: Packet, T: Tables>(
         protocol @ (TCP | UDP) if offset == PLAIN => transport(packet, &envelope, PLAIN, protocol),
         protocol @ (TCP | UDP) => transport(packet, &envelope, offset, protocol),
         SCTP => sctp(packet, &envelope, offset),
-        icmp::PROTOCOL_V4 => return icmp::ipv4(packet, &envelope, offset),
-        _ => return Err(Verdict::Pass),
+        icmp::PROTOCOL_V4 => {
+            if icmp::is_echo_request::<V4, P>(packet, offset) {
+                return Err(NO_SERVICES);
+            }
+            return icmp::ipv4(packet, &envelope, offset);
+        }
+        _ => return Err(NO_SERVICES),
     }
     .map_or_else(
         || unreadable(tables, &Address::from_v4_word(vip), DropReason::Truncated),
@@ -454,22 +481,13 @@ pub fn ipv6<P: Packet, T: Tables>(
     if ip.version() != 6 {
         return Err(Verdict::Pass);
     }
-    let mut envelope = Envelope::<V6> {
-        client: words(&ip.source),
-        vip: words(&ip.destination),
-        destination_mac: ethernet.destination(),
-        ip_length: ip.length(),
-        traffic_class: ip.traffic_class(),
-        ttl: ip.hop_limit,
-        may_fragment: false,
-        fragment: fragment::NONE,
-    };
+    let mut envelope = Envelope::<V6>::new(&ethernet, &ip);
     const PLAIN: usize = ETHERNET_LENGTH + IPV6_LENGTH;
     let parsed = match ip.next_header {
         protocol @ (TCP | UDP) => transport(packet, &envelope, PLAIN, protocol),
         next_header => match extension_headers(packet, next_header, PLAIN) {
-            Extensions::End(protocol, _, fragment)
-                if fragment != fragment::NONE && !firsts && protocol != icmp::PROTOCOL_V6 =>
+            Extensions::End(TCP | UDP | SCTP, _, fragment)
+                if fragment != fragment::NONE && !firsts =>
             {
                 return of_fragment(tables, &envelope.vip, FIRST_FRAGMENT);
             }
@@ -482,12 +500,20 @@ pub fn ipv6<P: Packet, T: Tables>(
                 sctp(packet, &envelope, offset)
             }
             Extensions::End(icmp::PROTOCOL_V6, offset, fragment::NONE) => {
+                if icmp::is_echo_request::<V6, P>(packet, offset) {
+                    return Err(NO_SERVICES);
+                }
                 return icmp::ipv6(packet, &envelope, offset);
             }
-            Extensions::End(icmp::PROTOCOL_V6, ..) | Extensions::Later => {
+            // Which protocol it is, a later fragment may leave to an extension
+            // header in the first.
+            Extensions::Later(TCP | UDP | SCTP | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) => {
                 return of_fragment(tables, &envelope.vip, LATER_FRAGMENT);
             }
-            Extensions::End(..) | Extensions::NotFinal => return Err(Verdict::Pass),
+            Extensions::NotFinal => return Err(Verdict::Pass),
+            Extensions::End(..) | Extensions::Later(_) => {
+                return Err(NO_SERVICES);
+            }
             Extensions::TooMany => {
                 return unreadable(tables, &envelope.vip, DropReason::Malformed);
             }
@@ -511,14 +537,8 @@ pub fn later_ipv4<P: Packet>(packet: &P) -> Result<PacketInfo<V4>, Verdict> {
     };
     let header_length = ip.length().ok_or(Verdict::Pass)?;
     let envelope = Envelope {
-        client: ip.source.get(),
-        vip: ip.destination.get(),
-        destination_mac: ethernet.destination(),
-        ip_length: ip.total_length.get(),
-        traffic_class: ip.tos,
-        ttl: ip.ttl,
-        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
         fragment: fragment::LATER | u64::from(ip.identification.get()),
+        ..Envelope::<V4>::new(&ethernet, &ip)
     };
     let payload = ETHERNET_LENGTH + header_length;
     let offset = ip.fragment_offset() as u16;
@@ -542,14 +562,8 @@ pub fn later_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
         if next_header == FRAGMENT {
             let id: u32 = packet.read(offset + 4).ok_or(Verdict::Pass)?;
             let envelope = Envelope {
-                client: words(&ip.source),
-                vip: words(&ip.destination),
-                destination_mac: ethernet.destination(),
-                ip_length: ip.length(),
-                traffic_class: ip.traffic_class(),
-                ttl: ip.hop_limit,
-                may_fragment: false,
                 fragment: fragment::LATER | u64::from(id),
+                ..Envelope::<V6>::new(&ethernet, &ip)
             };
             let at = start.fragment_offset() as u16;
             return Ok(without_ports(&envelope, start.next_header, offset + 8, at));
@@ -563,8 +577,9 @@ pub fn later_ipv6<P: Packet>(packet: &P) -> Result<PacketInfo<V6>, Verdict> {
     Err(Verdict::Pass)
 }
 
+/// What is known of a packet whose payload is not looked into.
 #[inline(always)]
-fn without_ports<F: Family>(
+pub fn without_ports<F: Family>(
     envelope: &Envelope<F>,
     protocol: u8,
     payload: usize,
@@ -614,6 +629,41 @@ pub struct Envelope<F: Family> {
     pub may_fragment: bool,
     /// See [`PacketInfo::fragment`].
     pub fragment: u64,
+}
+
+impl Envelope<V4> {
+    /// What the headers of a whole packet say.
+    #[inline(always)]
+    pub fn new(ethernet: &EthernetHeader, ip: &Ipv4Header) -> Self {
+        Self {
+            client: ip.source.get(),
+            vip: ip.destination.get(),
+            destination_mac: ethernet.destination(),
+            ip_length: ip.total_length.get(),
+            traffic_class: ip.tos,
+            ttl: ip.ttl,
+            may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
+            fragment: fragment::NONE,
+        }
+    }
+}
+
+impl Envelope<V6> {
+    /// What the headers of a whole packet say.
+    #[inline(always)]
+    pub fn new(ethernet: &EthernetHeader, ip: &Ipv6Header) -> Self {
+        Self {
+            client: words(&ip.source),
+            vip: words(&ip.destination),
+            destination_mac: ethernet.destination(),
+            // A sum of more than 16 bits is longer than any frame: truncated.
+            ip_length: ip.length(),
+            traffic_class: ip.traffic_class(),
+            ttl: ip.hop_limit,
+            may_fragment: false,
+            fragment: fragment::NONE,
+        }
+    }
 }
 
 /// An IPv6 address out of its header.
@@ -746,8 +796,8 @@ impl ExtensionStart {
 enum Extensions {
     /// To this protocol at this offset; and see [`PacketInfo::fragment`].
     End(u8, usize, u64),
-    /// To a fragment that is not the first.
-    Later,
+    /// To a fragment that is not the first, whose header names this protocol.
+    Later(u8),
     /// This host is a waypoint of a routing header, not the destination.
     NotFinal,
     /// Past the end of the frame.
@@ -775,7 +825,7 @@ fn extension_headers<P: Packet>(packet: &P, first: u8, offset: usize) -> Extensi
         if next_header == FRAGMENT {
             units = 1;
             if start.fragment_offset() != 0 {
-                return Extensions::Later;
+                return Extensions::Later(start.next_header);
             }
             // With no more to come it is an atomic fragment, RFC 6946.
             if start.specific[1] & 1 != 0 {

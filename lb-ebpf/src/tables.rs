@@ -9,6 +9,7 @@ use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddress
 use lb_common::ring::Slot;
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 use crate::family::Family;
@@ -20,6 +21,9 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     /// Whether any service has this VIP.
     fn is_vip(&self, address: &Address) -> bool;
+    /// What becomes of packets for this VIP that are for no service of it;
+    /// `None` if it is no VIP.
+    fn vip(&self, address: &Address) -> Option<VipValue>;
     /// Whether frames for this MAC address are the director's.
     fn is_local_mac(&self, key: &LocalMacKey) -> bool;
     /// Slot `index` of the block numbered `block`.

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::status::{service_block, service_table};
 use crate::model::status::ServiceStatus;
 use crate::model::{
-    Backend, BackendAddress, Config, Mode, Protocol, Scheduler, Service, ServiceName, text,
+    Backend, BackendAddress, Config, Mode, Ping, Protocol, Scheduler, Service, ServiceName, text,
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +69,10 @@ pub(super) struct Add {
     /// How a new flow gets its backend
     #[arg(long, value_enum, default_value = "mh")]
     scheduler: Scheduler,
+    /// Who answers pings of the VIP; of its services' wishes the strongest
+    /// decides: forward, then answer, then host
+    #[arg(long, value_enum, default_value = "host")]
+    ping: Ping,
     /// A backend, with its weight if that is not 1; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[=WEIGHT]", value_parser = backend)]
     backends: Vec<Backend>,
@@ -100,6 +104,9 @@ pub(super) struct Set {
     /// How a new flow gets its backend
     #[arg(long, value_enum)]
     scheduler: Option<Scheduler>,
+    /// Who answers pings of the VIP
+    #[arg(long, value_enum)]
+    ping: Option<Ping>,
     #[command(flatten)]
     check: CheckOptions,
     #[command(flatten)]
@@ -144,6 +151,7 @@ impl Add {
             mode: self.mode,
             full_nat: self.full_nat,
             scheduler: self.scheduler,
+            ping: self.ping,
             health_check: self.check.merge(None),
             backends: self.backends,
         };
@@ -170,6 +178,7 @@ impl Set {
             || self.mode.is_some()
             || self.full_nat.is_some()
             || self.scheduler.is_some()
+            || self.ping.is_some()
             || self.check.any();
         ensure!(given, "say what to change, see `lb-ctl service set --help`");
         let client = self.connection.client();
@@ -187,6 +196,7 @@ impl Set {
             mode: self.mode.unwrap_or(old.mode),
             full_nat: self.full_nat.unwrap_or(old.full_nat),
             scheduler: self.scheduler.unwrap_or(old.scheduler),
+            ping: self.ping.unwrap_or(old.ping),
             health_check: self.check.merge(old.health_check.clone()),
             ..old
         };

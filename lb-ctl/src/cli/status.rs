@@ -120,6 +120,7 @@ pub(super) fn service_table(services: &[ServiceStatus]) -> String {
         "PROTOCOL",
         "MODE",
         "SCHEDULER",
+        "PING",
         ">BACKENDS",
         ">PACKETS",
         ">BYTES",
@@ -134,6 +135,7 @@ pub(super) fn service_table(services: &[ServiceStatus]) -> String {
             service.protocol.to_string(),
             service.mode.to_string(),
             service.scheduler.to_string(),
+            service.ping.to_string(),
             format!("{serving}/{}", service.backends.len()),
             short(service.packets),
             short(service.bytes),
@@ -175,12 +177,13 @@ fn what(service: &ServiceStatus) -> String {
         ""
     };
     format!(
-        "{} {} port {}, {}{full}, {}",
+        "{} {} port {}, {}{full}, {}{}",
         service.vip,
         service.protocol,
         port(service.port),
         service.mode,
-        service.scheduler
+        service.scheduler,
+        service.ping.note()
     )
 }
 

@@ -139,8 +139,8 @@ impl Dataplane for Fake {
             Op::RemoveService(key) => {
                 maps.services.remove(&key);
             }
-            Op::AddVip(vip) => {
-                maps.dump.vips.insert(vip);
+            Op::PutVip(vip, value) => {
+                maps.dump.vips.insert(vip, value);
             }
             Op::RemoveVip(vip) => {
                 maps.dump.vips.remove(&vip);

@@ -43,8 +43,8 @@ pub fn apply(tables: &mut HostTables, op: &Op) {
                 tables.v6.services.remove(&key);
             }
         },
-        Op::AddVip(vip) => {
-            tables.vips.insert((*vip).into());
+        Op::PutVip(vip, value) => {
+            tables.vips.insert((*vip).into(), *value);
         }
         Op::RemoveVip(vip) => {
             tables.vips.remove::<Address>(&(*vip).into());

@@ -109,8 +109,9 @@ impl Dataplane for Kernel {
                 dump.backends.insert(id, entry);
             }
         }
-        for key in self.maps.vips.keys() {
-            dump.vips.insert(key?.vip.into());
+        for item in self.maps.vips.iter() {
+            let (key, value) = item?;
+            dump.vips.insert(key.vip.into(), value);
         }
         for key in self.maps.local_macs.keys() {
             let key = key?;
@@ -181,7 +182,9 @@ impl Dataplane for Kernel {
                     maps.services_v6.remove(&key)
                 }
             })?,
-            Op::AddVip(vip) => maps.vips.insert(VipKey { vip: (*vip).into() }, 0, 0)?,
+            Op::PutVip(vip, value) => {
+                maps.vips.insert(VipKey { vip: (*vip).into() }, value, 0)?;
+            }
             Op::RemoveVip(vip) => absent_is_fine(maps.vips.remove(&VipKey { vip: (*vip).into() }))?,
             Op::AddLocalMac(key) => maps.local_macs.insert(key, 0, 0)?,
             Op::RemoveLocalMac(key) => absent_is_fine(maps.local_macs.remove(key))?,

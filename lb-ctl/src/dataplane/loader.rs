@@ -235,6 +235,8 @@ fn load_called(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
         (program::OTHER_V6, "other_v6"),
         (program::TAGGED, "tagged"),
         (program::RETAG, "retag"),
+        (program::ECHO_V4, "echo_v4"),
+        (program::ECHO_V6, "echo_v6"),
     ] {
         let program = load_program(object, name)?;
         let fd = program.fd().map_err(|e| other("loading the program", &e))?;

@@ -12,6 +12,7 @@ use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddress
 use lb_common::ring::RingBlock;
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 use super::Capacity;
@@ -51,7 +52,7 @@ pub struct Maps {
     pub settings: Array<MapData, Settings>,
     pub services_v4: HashMap<MapData, ServiceKeyV4, ServiceValue>,
     pub services_v6: HashMap<MapData, ServiceKeyV6, ServiceValue>,
-    pub vips: HashMap<MapData, VipKey, u32>,
+    pub vips: HashMap<MapData, VipKey, VipValue>,
     pub local_macs: HashMap<MapData, LocalMacKey, u32>,
     pub rings: Array<MapData, RingBlock>,
     pub backends: Array<MapData, Backend>,

@@ -25,6 +25,7 @@ use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 pub use kernel::Kernel;
@@ -75,9 +76,9 @@ pub enum Op {
     PutService(ServiceKey, ServiceValue),
     /// Removes a service.
     RemoveService(ServiceKey),
-    /// Adds to the set of VIPs.
-    AddVip(IpAddr),
-    /// Removes from the set of VIPs.
+    /// Adds or replaces a VIP.
+    PutVip(IpAddr, VipValue),
+    /// Removes a VIP.
     RemoveVip(IpAddr),
     /// Adds to the director's MAC addresses.
     AddLocalMac(LocalMacKey),
@@ -117,8 +118,8 @@ pub struct Dump {
     pub services: BTreeMap<ServiceKey, (ServiceValue, Vec<Slot>, Vec<Slot>)>,
     /// Backend entries that are not free, and free ones that have been used.
     pub backends: BTreeMap<u32, Backend>,
-    /// VIPs.
-    pub vips: BTreeSet<IpAddr>,
+    /// VIPs, and what becomes of packets for them that are for no service.
+    pub vips: BTreeMap<IpAddr, VipValue>,
     /// MAC addresses of the director.
     pub local_macs: BTreeSet<(u32, [u8; 6])>,
     /// Interfaces to which packets can be redirected.

@@ -177,6 +177,7 @@ fn service<D: Dataplane>(
         mode: service.mode,
         full_nat: service.full_nat,
         scheduler: service.scheduler,
+        ping: service.ping,
         health_check: service.health_check.clone(),
         ring: RingStatus {
             slots: ring.settled + ring.moving + ring.pinned,

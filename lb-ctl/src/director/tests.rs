@@ -1,3 +1,5 @@
+use lb_common::vip::ping;
+
 use super::*;
 use crate::dataplane::fake::Fake;
 use crate::plan::NextHop;
@@ -41,6 +43,7 @@ async fn backends_that_are_leaving_count_as_well() {
         hash_key: 0,
         idle_timeout: 10,
         nat: Nat::Gateway,
+        ping: ping::HOST,
         backends: first.services[0].backends.iter().map(backend).collect(),
     };
     let desired = Desired {

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -5,6 +6,7 @@ use lb_common::nat::Timeouts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::service::named;
 use super::{Service, ServiceName};
 
 /// The whole desired state of a director.
@@ -55,6 +57,10 @@ pub struct Settings {
     /// Seconds without a packet after which a recorded UDP flow is forgotten.
     #[schema(default = 300)]
     pub udp_idle_timeout: u32,
+    /// What becomes of packets for a VIP that are neither TCP, UDP, SCTP nor
+    /// ICMP.
+    #[serde(skip_serializing_if = "OtherProtocols::is_default")]
+    pub other_protocols: OtherProtocols,
     /// In `tun` mode, prefixes from which the outer source address of a flow
     /// is taken, one for each IP version at most: so that routers and the
     /// backends' receive queues spread flows. The backends must accept packets
@@ -77,6 +83,33 @@ pub struct Settings {
     pub nat_ports: NatPorts,
     /// When a translated flow is over.
     pub nat_timeouts: NatTimeouts,
+}
+
+named! {
+    /// What becomes of packets of other protocols than services can have.
+    #[derive(Default)]
+    OtherProtocols {
+        /// They are for the director's own stack.
+        #[default]
+        Host = "host",
+        /// They are dropped, and counted as `other_protocol`.
+        Drop = "drop",
+    }
+}
+
+impl OtherProtocols {
+    /// As the packet path has it.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Host => lb_common::vip::other_protocols::HOST,
+            Self::Drop => lb_common::vip::other_protocols::DROP,
+        }
+    }
+
+    /// Whether nothing is set.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Ports of the pool for full NAT.
@@ -159,10 +192,33 @@ impl Default for Settings {
             hash_key: String::new(),
             tcp_idle_timeout: 900,
             udp_idle_timeout: 300,
+            other_protocols: OtherProtocols::default(),
             tunnel_sources: Vec::new(),
             nat_pool: Vec::new(),
             nat_ports: NatPorts::default(),
             nat_timeouts: NatTimeouts::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Ping, text};
+
+    /// What an earlier version has saved, and what it can read if nothing that
+    /// it does not know is wished for.
+    #[test]
+    fn what_says_nothing_of_pings_leaves_them_to_the_host() {
+        let saved = serde_json::json!({
+            "settings": {"hash_key": "k"},
+            "services": [
+                {"name": "web", "vip": "203.0.113.10", "port": 80, "protocol": "tcp", "mode": "dr"}],
+        });
+        let config: Config = text::from_json_value(saved).unwrap();
+        assert_eq!(config.services[0].ping, Ping::Host);
+        assert_eq!(config.settings.other_protocols, OtherProtocols::Host);
+        let written = serde_json::to_string(&config).unwrap();
+        assert!(!written.contains("ping") && !written.contains("other_protocols"));
     }
 }

@@ -115,11 +115,13 @@ fn summary(service: &Service) -> Value {
         mode,
         full_nat,
         scheduler,
+        ping,
         ..
     } = service;
     let full = if *full_nat { " with full NAT" } else { "" };
+    let ping = ping.note();
     Value::String(format!(
-        "{vip} {protocol} port {port}, {mode}{full}, {scheduler}"
+        "{vip} {protocol} port {port}, {mode}{full}, {scheduler}{ping}"
     ))
 }
 
@@ -166,11 +168,13 @@ fn json(value: &impl Serialize) -> Value {
 mod tests {
     use std::net::IpAddr;
 
+    use clap::ValueEnum;
     use proptest::prelude::*;
 
     use super::*;
     use crate::model::{
-        Backend, CheckType, HealthCheck, Mode, Protocol, Scheduler, Settings, text,
+        Backend, CheckType, HealthCheck, Mode, OtherProtocols, Ping, Protocol, Scheduler, Settings,
+        text,
     };
 
     fn config(text: Value) -> Config {
@@ -244,9 +248,10 @@ mod tests {
                 })
             },
         ));
+        let ping = prop::sample::select(Ping::value_variants());
         let backends = prop::collection::btree_map(1_u8..6, 0_u32..3, 0..4);
-        (1_u16..3, any::<bool>(), check, backends).prop_map(
-            move |(port, is_tcp, health_check, backends)| Service {
+        (1_u16..3, any::<bool>(), ping, check, backends).prop_map(
+            move |(port, is_tcp, ping, health_check, backends)| Service {
                 name: format!("s{name}").parse().unwrap(),
                 vip: [192, 0, 2, name].into(),
                 port,
@@ -254,6 +259,7 @@ mod tests {
                 mode: Mode::Dr,
                 full_nat: false,
                 scheduler: Scheduler::Mh,
+                ping,
                 health_check,
                 backends: backends
                     .into_iter()
@@ -272,9 +278,12 @@ mod tests {
             .prop_map(|(a, b, c)| vec![a, b, c])
             .prop_flat_map(|all| prop::sample::subsequence(all, 0..=3))
             .prop_shuffle();
-        ("[a-b\u{e9}\"]?", services).prop_map(|(hash_key, services)| Config {
+        let other_protocols = prop::sample::select(OtherProtocols::value_variants());
+        let settings = ("[a-b\u{e9}\"]?", other_protocols);
+        (settings, services).prop_map(|((hash_key, other_protocols), services)| Config {
             settings: Settings {
                 hash_key,
+                other_protocols,
                 ..Settings::default()
             },
             services,

@@ -15,9 +15,9 @@ mod warnings;
 
 pub(crate) use backend::deserialize_weight;
 pub use backend::{Backend, BackendAddress};
-pub use config::{Config, NatPorts, NatTimeouts, Settings};
+pub use config::{Config, NatPorts, NatTimeouts, OtherProtocols, Settings};
 pub use diff::Difference;
 pub use health_check::{CheckType, HealthCheck};
 pub use problem::{Kind, Problem, ProblemDocument};
-pub use service::{Mode, Protocol, Scheduler, Service, ServiceName};
+pub use service::{Mode, Ping, Protocol, Scheduler, Service, ServiceName};
 pub use validate::{MAX_HASH_KEY, Scope};

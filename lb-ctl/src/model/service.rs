@@ -36,6 +36,10 @@ pub struct Service {
     /// How a new flow gets its backend.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Who answers pings of the VIP. If its services differ, the strongest wish
+    /// decides: `forward`, then `answer`, then `host`.
+    #[serde(default, skip_serializing_if = "Ping::is_default")]
+    pub ping: Ping,
     /// How to find out whether a backend is up; without it every backend is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
@@ -135,6 +139,7 @@ macro_rules! named {
         }
     };
 }
+pub(super) use named;
 
 named! {
     /// Transport protocol of a service.
@@ -201,6 +206,49 @@ named! {
     }
 }
 
+named! {
+    /// Who answers pings of a VIP, from the weakest wish to the strongest.
+    #[derive(Default)]
+    Ping {
+        /// The director's own stack.
+        #[default]
+        Host = "host",
+        /// The packet path on the director, also when the host's stack would
+        /// not. Pings with IP options or extension headers, and those that are
+        /// larger than a frame, are left to the host's stack.
+        Answer = "answer",
+        /// A backend, in the modes `dr` and `tun`: the one that the service's
+        /// ring has for the client's address and the ping's identifier. The
+        /// same pings are left to the host's stack.
+        Forward = "forward",
+    }
+}
+
+impl Ping {
+    /// As the packet path has it.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Host => lb_common::vip::ping::HOST,
+            Self::Answer => lb_common::vip::ping::ANSWER,
+            Self::Forward => lb_common::vip::ping::FORWARD,
+        }
+    }
+
+    /// Whether nobody wants anything.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The wish as the end of a list of what a service is, for a person.
+    pub(crate) const fn note(self) -> &'static str {
+        match self {
+            Self::Host => "",
+            Self::Answer => ", ping answer",
+            Self::Forward => ", ping forward",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
@@ -215,6 +263,9 @@ mod tests {
             assert_eq!(scheduler.to_possible_value().unwrap().get_name(), name);
         }
         assert_eq!(serde_json::to_value(Mode::Dr).unwrap(), Mode::Dr.name());
+        for ping in Ping::value_variants() {
+            assert_eq!(serde_json::to_value(ping).unwrap(), ping.name());
+        }
         assert_eq!(
             serde_json::to_value(Protocol::Udp).unwrap(),
             Protocol::Udp.name()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::service::is_false;
-use super::{BackendAddress, HealthCheck, Mode, Protocol, Scheduler, ServiceName};
+use super::{BackendAddress, HealthCheck, Mode, Ping, Protocol, Scheduler, ServiceName};
 
 /// Now, in seconds since 1970.
 pub fn unix_now() -> u64 {
@@ -175,6 +175,9 @@ pub struct ServiceStatus {
     pub full_nat: bool,
     /// How a new flow gets its backend.
     pub scheduler: Scheduler,
+    /// Who is to answer pings of the VIP, as far as this service is concerned.
+    #[serde(default, skip_serializing_if = "Ping::is_default")]
+    pub ping: Ping,
     /// How to find out whether a backend is up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,

@@ -27,6 +27,9 @@ pub struct Desired {
     pub pool: BTreeSet<IpAddr>,
     /// Whether the program runs in generic mode.
     pub generic: bool,
+    /// What becomes of packets for a VIP of protocols that no service can have:
+    /// one of [`lb_common::vip::other_protocols`].
+    pub other_protocols: u8,
 }
 
 /// A service as it should be.
@@ -39,6 +42,8 @@ pub struct DesiredService {
     pub idle_timeout: u32,
     /// Of its backends in NAT mode.
     pub nat: Nat,
+    /// Who is to answer pings of its VIP: one of [`lb_common::vip::ping`].
+    pub ping: u8,
     /// The backends, and those that are no longer wanted but have entries.
     pub backends: Vec<DesiredBackend>,
 }

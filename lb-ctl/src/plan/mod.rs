@@ -12,6 +12,7 @@ mod ring;
 mod scan;
 mod service;
 mod space;
+mod vip;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use lb_common::backend::{Backend, state};
 use lb_common::nat::{NatBackend, RouterAddresses};
 use lb_common::service::{LocalMacKey, ServiceValue};
 use lb_common::settings::Settings;
+use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 use crate::dataplane::{Capacity, Dump, Op, ServiceKey};
@@ -35,7 +37,7 @@ use space::Space;
 pub struct State {
     services: BTreeMap<ServiceKey, ServiceState>,
     backends: BTreeMap<u32, Backend>,
-    vips: BTreeSet<IpAddr>,
+    vips: BTreeMap<IpAddr, VipValue>,
     local_macs: BTreeSet<(u32, [u8; 6])>,
     interfaces: BTreeSet<u32>,
     vlans: BTreeMap<u32, Vlan>,
@@ -312,14 +314,7 @@ fn plan_surroundings(state: &mut State, desired: &Desired, ops: &mut Ops) {
     }
     state.vlans.clone_from(&desired.vlans);
 
-    let vips: BTreeSet<_> = desired.services.keys().map(|key| key.vip).collect();
-    for &added in vips.difference(&state.vips) {
-        ops.before.push(Op::AddVip(added));
-    }
-    for &removed in state.vips.difference(&vips) {
-        ops.after.push(Op::RemoveVip(removed));
-    }
-    state.vips = vips;
+    vip::plan_vips(state, desired, ops);
     nat::plan_addresses(state, desired, ops);
 }
 

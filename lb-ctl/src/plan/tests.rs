@@ -2,6 +2,7 @@ use std::net::Ipv4Addr;
 
 use lb_common::backend::mode;
 use lb_common::protocol::TCP;
+use lb_common::vip::ping;
 use proptest::prelude::*;
 
 use super::*;
@@ -45,6 +46,7 @@ pub(super) fn desired(backends: Vec<DesiredBackend>) -> Desired {
         hash_key: 7,
         idle_timeout: TIMEOUT,
         nat: Nat::Gateway,
+        ping: ping::HOST,
         backends,
     };
     Desired {

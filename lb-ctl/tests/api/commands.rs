@@ -129,6 +129,48 @@ async fn services_and_backends_are_managed_by_command() {
 }
 
 #[tokio::test]
+async fn who_answers_pings_is_said_and_shown() {
+    let scene = Scene::new().await;
+    let add = "service add web --vip 203.0.113.10 --port 80";
+    scene.ok(add).await;
+    let wish = |config: Value| config["services"][0].get("ping").cloned();
+    assert_eq!(wish(scene.config().await), None);
+    assert!(!scene.ok("service get web").await.contains("ping"));
+
+    scene.ok("service set web --ping forward").await;
+    assert_eq!(wish(scene.config().await), Some(json!("forward")));
+    let shown = scene.ok("service get web").await;
+    assert!(
+        shown.contains("tcp port 80, dr, mh, ping forward"),
+        "{shown}"
+    );
+    let list = scene.ok("service list").await;
+    assert!(list.contains("SCHEDULER  PING "), "{list}");
+    assert!(list.contains("mh         forward "), "{list}");
+    let status: Value = serde_json::from_str(&scene.ok("service get web --json").await).unwrap();
+    assert_eq!(status["ping"], "forward");
+
+    let file = scene.0.socket().with_file_name("state.json");
+    let mut wanted = scene.config().await;
+    wanted["services"][0]["ping"] = json!("answer");
+    wanted["settings"]["other_protocols"] = json!("drop");
+    std::fs::write(&file, wanted.to_string()).unwrap();
+    let done = scene.ok(&format!("apply -f {}", file.display())).await;
+    assert_eq!(
+        done,
+        "+ settings: other_protocols: drop\n~ service web: ping: forward -> answer\n"
+    );
+    assert_eq!(scene.config().await, wanted);
+
+    scene.ok("service remove web").await;
+    let error = scene
+        .error(&format!("{add} --mode nat --ping forward"))
+        .await;
+    assert!(error.starts_with("lb-ctl: ping: in nat mode"), "{error}");
+    scene.ok(&format!("{add} --mode nat --ping answer")).await;
+}
+
+#[tokio::test]
 async fn plan_shows_what_apply_then_does() {
     let scene = Scene::new().await;
     let dir = tempfile::tempdir().unwrap();

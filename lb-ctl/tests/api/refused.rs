@@ -156,6 +156,26 @@ async fn a_service_that_cannot_be_is_refused() {
 }
 
 #[tokio::test]
+async fn backends_that_do_not_hold_the_vip_cannot_answer_for_it() {
+    let director = director().await;
+    let before = director.snapshot().await;
+    let mut service = web_with("/ping", json!("forward"));
+    service["mode"] = json!("nat");
+    service["backends"] = json!([]);
+    let answer = director.put(WEB, &service).await;
+    answer.is_problem(422, Some("ping"), "use answer, or host");
+    let config = json!({"services": [service]});
+    let answer = director.put("/v1/config", &config).await;
+    answer.is_problem(422, Some("services[0].ping"), "use answer, or host");
+    let answer = director.put(WEB, &web_with("/ping", json!("drop"))).await;
+    answer.is_problem(422, Some("ping"), "unknown variant `drop`");
+    let config = json!({"settings": {"other_protocols": "answer"}});
+    let answer = director.put("/v1/config", &config).await;
+    answer.is_problem(422, Some("settings.other_protocols"), "unknown variant");
+    assert_eq!(director.snapshot().await, before);
+}
+
+#[tokio::test]
 async fn a_backend_that_cannot_be_is_refused() {
     let director = director().await;
     let before = director.snapshot().await;

@@ -30,8 +30,8 @@ use lb_ebpf::tables::{FamilyTables, Tables};
 use lb_ebpf::tag::Frame;
 use lb_ebpf::verdict::{DropReason, Verdict};
 use lb_ebpf::{
-    Next, enter, process_first, process_later, process_nat, process_other, process_retag,
-    process_tagged,
+    Next, enter, process_echo, process_first, process_later, process_nat, process_other,
+    process_retag, process_tagged,
 };
 use maps::{INTERFACES, Maps, PROGRAMS, frame, set_frame};
 
@@ -149,6 +149,7 @@ const fn programs_of(next: Next) -> [u32; 2] {
         Next::Other => [programs::OTHER_V4, programs::OTHER_V6],
         Next::First => [programs::FIRST_V4, programs::FIRST_V6],
         Next::Later => [programs::LATER_V4, programs::LATER_V6],
+        Next::Echo => [programs::ECHO_V4, programs::ECHO_V6],
     }
 }
 
@@ -195,6 +196,16 @@ where
     })
 }
 
+#[inline(always)]
+fn echo<F: Family>(context: &XdpContext) -> u32
+where
+    for<'a> Maps<'a>: FamilyTables<F>,
+{
+    go_on(context, |packet, maps| {
+        Ok(process_echo::<F, _, _>(packet, maps))
+    })
+}
+
 /// Runs stages on a packet that was handed over. They end with a verdict, or
 /// with the program that is next.
 #[inline(always)]
@@ -210,6 +221,18 @@ fn go_on(
         Ok(verdict) => act(context, &frame, verdict),
         Err(program) => hand_over(context, program),
     }
+}
+
+/// Pings of a VIP, IPv4.
+#[xdp(frags)]
+pub fn echo_v4(context: XdpContext) -> u32 {
+    echo::<V4>(&context)
+}
+
+/// Pings of a VIP, IPv6.
+#[xdp(frags)]
+pub fn echo_v6(context: XdpContext) -> u32 {
+    echo::<V6>(&context)
 }
 
 #[inline(always)]

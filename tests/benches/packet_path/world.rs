@@ -10,6 +10,7 @@ use lb_common::backend::mode;
 use lb_common::counters::DropReason;
 use lb_common::nat::PoolPort;
 use lb_common::protocol::{TCP, UDP};
+use lb_common::vip::ping;
 use lb_ctl::dataplane::{self, Dataplane as _, Kernel, LoadOptions, ServiceKey, XdpPolicy};
 use lb_ctl::plan::{Condition, Desired, DesiredBackend, DesiredService, Nat, NextHop, State, plan};
 use nix::net::if_::if_nametoindex;
@@ -266,6 +267,7 @@ fn desired(layout: Layout, interface: u32, generation: u32) -> Desired {
                     } else {
                         Nat::Gateway
                     },
+                    ping: ping::HOST,
                     backends,
                 };
                 desired.services.insert(key, service);

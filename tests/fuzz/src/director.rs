@@ -9,12 +9,13 @@ use lb_common::nat::{NatBackend, PoolPort, source};
 use lb_common::protocol::{SCTP, TCP, UDP};
 use lb_common::ring::{RingBlock, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, flags};
+use lb_common::vip::{VipValue, other_protocols, ping};
 use lb_ebpf::host::{HostPacket, HostTables};
 use lb_ebpf::process;
 use lb_ebpf::tables::Route;
 use lb_ebpf::verdict::{DropReason, Verdict};
 
-use super::whole::{encapsulated, ip_packet, translated};
+use super::whole::{echoed, encapsulated, ip_packet, translated};
 use super::{backends, pool, vips};
 
 /// MAC address of the director.
@@ -61,6 +62,9 @@ pub fn send(bytes: &[u8], tables: &HostTables) -> Done {
         Verdict::Drop(reason) => {
             assert_eq!((forwarded, dropped), (0, 1));
             assert_eq!(drops.get(&reason), Some(&1));
+        }
+        Verdict::Transmit if (forwarded, dropped) == (0, 0) => {
+            echoed(bytes, &done.bytes).expect("the reply to a ping");
         }
         Verdict::Transmit | Verdict::Redirect(_) | Verdict::Host => {
             // Either the packet, or the answer that says what is wrong.
@@ -134,7 +138,14 @@ pub fn tables() -> HostTables {
     }));
     for (version, vip) in vips().into_iter().enumerate() {
         tables.pool.insert(version as u16, pool()[version].into());
-        tables.vips.insert(vip.into());
+        let value = VipValue {
+            port: u16::to_be(443),
+            protocol: TCP,
+            ping: [ping::ANSWER, ping::FORWARD][version],
+            other_protocols: [other_protocols::HOST, other_protocols::DROP][version],
+            ..VipValue::default()
+        };
+        tables.vips.insert(vip.into(), value);
         for (port, protocol, mode, slot) in [
             (80, TCP, mode::DR, Slot::settled as fn(u32) -> Slot),
             (53, UDP, mode::DR, Slot::moving),

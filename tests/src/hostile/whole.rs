@@ -136,6 +136,54 @@ pub fn ip_packet(frame: &[u8]) -> Option<Range<usize>> {
     (end <= frame.len()).then_some(own.at..end)
 }
 
+/// An answer to an echo request: addresses exchanged, and what was sent sent
+/// back.
+///
+/// # Errors
+/// What is wrong.
+pub fn echoed(frame: &[u8], bytes: &[u8]) -> Result<(), String> {
+    let found = headers(frame);
+    // What follows may look like a packet that is quoted.
+    let [ip, icmp, ..] = found[..] else {
+        return Err("a reply to what is no plain ping".to_owned());
+    };
+    let packet = ip_packet(frame).ok_or("answered, but cut short")?;
+    expect(headers(bytes).starts_with(&[ip, icmp]), "other headers")?;
+    expect(bytes[..6] == frame[6..12], "the answer goes elsewhere")?;
+    let both = addresses(&ip);
+    let middle = (both.start + both.end) / 2;
+    let turned = [&frame[middle..both.end], &frame[both.start..middle]].concat();
+    expect(bytes[both.clone()] == turned, "addresses not exchanged")?;
+    let (request, reply) = match ip.kind {
+        Kind::Ipv4 => (8, 0),
+        _ => (128, 129),
+    };
+    let kinds = [frame[icmp.at], bytes[icmp.at]];
+    expect(kinds == [request, reply], "no reply to an echo request")?;
+    let rest = icmp.at + 4..packet.end;
+    expect(bytes[rest.clone()] == frame[rest], "another message")?;
+    let covered = |frame: &[u8]| {
+        let pseudo = if ip.kind == Kind::Ipv4 {
+            0..0
+        } else {
+            both.clone()
+        };
+        let bytes = [&frame[pseudo], &frame[icmp.at..packet.end]].concat();
+        sum(&bytes) % 0xffff
+    };
+    expect(covered(frame) == covered(bytes), "checksum of ICMP")
+}
+
+/// The frame without its VLAN tags.
+pub fn untagged(frame: &[u8]) -> Vec<u8> {
+    let is_tag = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8]));
+    let mut end = 12.min(frame.len());
+    while is_tag(end) && end + 4 <= frame.len() {
+        end += 4;
+    }
+    [&frame[..12.min(frame.len())], &frame[end..]].concat()
+}
+
 /// Says `what` is wrong if it does not hold.
 ///
 /// # Errors

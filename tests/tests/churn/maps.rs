@@ -11,6 +11,7 @@ use lb_common::backend::{Backend, state};
 use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::nat::{NatBackend, NatReverse, PoolPort};
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use lb_common::vip::VipValue;
 use lb_common::{Address, limits};
 
 /// How many there are of what.
@@ -56,7 +57,7 @@ impl Counts {
             services: count::<ServiceKeyV4, ServiceValue>(bpffs, "SERVICES_V4")?
                 + count::<ServiceKeyV6, ServiceValue>(bpffs, "SERVICES_V6")?,
             backends,
-            vips: count::<VipKey, u32>(bpffs, "VIPS")?,
+            vips: count::<VipKey, VipValue>(bpffs, "VIPS")?,
             nat_backends: count::<ServiceKeyV4, NatBackend>(bpffs, "NAT_BACKENDS_V4")?
                 + count::<ServiceKeyV6, NatBackend>(bpffs, "NAT_BACKENDS_V6")?,
             nat_flows: count::<FlowKeyV4, NatReverse<u32>>(bpffs, "NAT_REVERSE_V4")?

@@ -3,6 +3,7 @@
 
 use integration::hostile::{Random, with_few_changes};
 
+use super::echo;
 use super::golden;
 use super::nat;
 use super::packet::{tcp, udp};
@@ -23,6 +24,7 @@ fn frames() -> Vec<Vec<u8>> {
     frames.extend(tun::frames());
     frames.extend(nat::frames());
     frames.extend(vlan::frames());
+    frames.extend(echo::frames());
     for version in [4, 6] {
         let vip = Vip::Moving.address(version);
         for port in 1..5 {

@@ -2,6 +2,7 @@
 //! BPF_PROG_TEST_RUN, and the same source on the host.
 
 mod differential;
+mod echo;
 mod fragments;
 mod golden;
 mod hostile;

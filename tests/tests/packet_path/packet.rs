@@ -18,7 +18,7 @@ pub fn client(version_of: IpAddr) -> IpAddr {
     }
 }
 
-/// A TCP or UDP packet that is being put together.
+/// A packet that is being put together.
 #[derive(Clone, Debug)]
 pub struct Packet {
     to_mac: [u8; 6],
@@ -45,6 +45,8 @@ enum Layer4 {
     Sctp {
         init: bool,
     },
+    Ping,
+    Other(u8),
 }
 
 /// A TCP segment in the middle of a connection to a VIP.
@@ -60,6 +62,16 @@ pub fn udp(vip: IpAddr, port: u16) -> Packet {
 /// A packet of an SCTP association with a VIP: DATA, or the INIT that begins it.
 pub fn sctp(vip: IpAddr, port: u16, init: bool) -> Packet {
     Packet::new(vip, port, Layer4::Sctp { init })
+}
+
+/// A ping of a VIP with this identifier.
+pub fn ping(vip: IpAddr, identifier: u16) -> Packet {
+    Packet::new(vip, 0, Layer4::Ping).sent_from(identifier)
+}
+
+/// A packet to a VIP of another protocol.
+pub fn other(vip: IpAddr, protocol: u8) -> Packet {
+    Packet::new(vip, 0, Layer4::Other(protocol))
 }
 
 impl Packet {
@@ -188,6 +200,21 @@ impl Packet {
                 let rest = [0, 0, 0, 1, 2, 3, 4, 5, if init { 1 } else { 0 }, 3, 0, 20];
                 let body = [&ports[..], &rest, &self.payload].concat();
                 step.write(&mut frame, 132.into(), &body).unwrap();
+            }
+            Layer4::Ping => {
+                const SEQUENCE: u16 = 3;
+                let identifier = self.client_port;
+                if self.vip.is_ipv4() {
+                    let step = step.icmpv4_echo_request(identifier, SEQUENCE);
+                    step.write(&mut frame, &self.payload).unwrap();
+                } else {
+                    let step = step.icmpv6_echo_request(identifier, SEQUENCE);
+                    step.write(&mut frame, &self.payload).unwrap();
+                }
+            }
+            Layer4::Other(protocol) => {
+                step.write(&mut frame, protocol.into(), &self.payload)
+                    .unwrap();
             }
             Layer4::Udp => {
                 let step = step.udp(self.client_port, self.port);

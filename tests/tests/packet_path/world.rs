@@ -20,6 +20,7 @@ use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::limits;
 use lb_common::nat::{NO_PORT, NatReverse, PoolPort, RouterAddresses, Seen};
 use lb_common::protocol::{SCTP, TCP, UDP};
+use lb_common::vip::{VipValue, other_protocols, ping};
 use lb_common::vlan::{Tag, Vlan};
 use lb_common::{ABI_VERSION, Address};
 use lb_ctl::dataplane::{
@@ -75,6 +76,7 @@ pub enum Vip {
     /// Full NAT: TCP 80 and UDP 53 on backend 15, likewise.
     Full,
     /// NAT: TCP 80 on port 8080 of backend 16, which [`Self::Shared`] has too.
+    /// Other protocols are dropped, for this VIP alone.
     Sharing,
     /// See [`Self::Sharing`].
     Shared,
@@ -104,6 +106,17 @@ impl Vip {
         match version {
             4 => Ipv4Addr::new(203, 0, 113, last as u8).into(),
             _ => Ipv6Addr::new(0x2001, 0xdb8, 0, 0x10, 0, 0, 0, last).into(),
+        }
+    }
+
+    /// Who answers its pings.
+    pub const fn ping(self) -> u8 {
+        match self {
+            Self::AnyPort | Self::TunV6 | Self::Full => ping::ANSWER,
+            Self::Spread | Self::Behind | Self::Empty | Self::Dead | Self::Moving | Self::TunV4 => {
+                ping::FORWARD
+            }
+            _ => ping::HOST,
         }
     }
 
@@ -266,6 +279,7 @@ impl World {
                     } else {
                         Nat::Gateway
                     },
+                    ping: vip.ping(),
                     backends: backends
                         .iter()
                         .map(|&n| backend(version, n, &next_hops))
@@ -310,6 +324,13 @@ impl World {
         self.follow(&mut state, &desired);
         self.stock_pool(&state);
         for version in [4, 6] {
+            let strict = VipValue {
+                other_protocols: other_protocols::DROP,
+                ..VipValue::default()
+            };
+            self.write(&Op::PutVip(Vip::Sharing.address(version), strict));
+        }
+        for version in [4, 6] {
             for (port, protocol) in [(80, TCP), (53, UDP)] {
                 let key = Vip::Moving.key(version, port, protocol);
                 let backends = &mut desired.services.get_mut(&key).unwrap().backends;
@@ -331,13 +352,17 @@ impl World {
 
     fn follow(&mut self, state: &mut State, desired: &Desired) {
         for op in plan(state, desired, None, self.now()).unwrap().ops {
-            self.kernel.apply(&op).unwrap();
-            dataplane::host::apply(&mut self.tables, &op);
+            self.write(&op);
             if let Op::PutBackend(id, entry) = &op {
                 let mac: [u8; 6] = entry.next_hop_mac().into();
                 self.numbers.insert(*id, mac[5]);
             }
         }
+    }
+
+    fn write(&mut self, op: &Op) {
+        self.kernel.apply(op).unwrap();
+        dataplane::host::apply(&mut self.tables, op);
     }
 
     /// A few ports for each address of the pool, in a known order.

@@ -8,8 +8,8 @@ use lb_common::nat::MAX_POOL_ADDRESSES;
 
 use super::{MAX_HASH_KEY, within};
 use crate::model::{
-    Backend, BackendAddress, CheckType, HealthCheck, Mode, NatPorts, Problem, Protocol, Scheduler,
-    Service, Settings,
+    Backend, BackendAddress, CheckType, HealthCheck, Mode, NatPorts, Ping, Problem, Protocol,
+    Scheduler, Service, Settings,
 };
 
 impl Settings {
@@ -79,6 +79,11 @@ impl Service {
             let detail =
                 "the ports of SCTP are not translated: use nat without full_nat, dr or tun";
             return Err(Problem::invalid("full_nat", detail));
+        }
+        if self.ping == Ping::Forward && self.mode == Mode::Nat {
+            let detail = "in nat mode the backends do not hold the VIP, so none can answer for \
+                          it: use answer, or host, or another mode";
+            return Err(Problem::invalid("ping", detail));
         }
         if self.scheduler != Scheduler::Mh {
             let detail = format!(

@@ -255,7 +255,12 @@ impl World {
                 .filter(|(_, b)| *b != Backend::default())
                 .map(|(id, b)| (id as u32, b))
                 .collect(),
-            vips: BTreeSet::from([KEY.vip]),
+            vips: self
+                .tables
+                .vips
+                .iter()
+                .map(|(&vip, &value)| (vip.into(), value))
+                .collect(),
             local_macs: self.wanted.local_macs.clone(),
             interfaces: self.wanted.interfaces.clone(),
             settings: self.state.settings,

@@ -1,6 +1,6 @@
 //! The ways in which a packet may end, and what makes each of them true.
 
-use integration::hostile::whole::{encapsulated, expect, ip_packet, translated};
+use integration::hostile::whole::{echoed, encapsulated, expect, ip_packet, translated, untagged};
 use integration::hostile::{Kind, Place, headers};
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_ebpf::verdict::Verdict;
@@ -17,6 +17,8 @@ pub enum End {
     Forwarded,
     /// It has become an ICMP error, counted under the reason for it.
     Answered,
+    /// It has become the reply to a ping, which nothing counts.
+    Replied,
     /// Counted once, under this reason.
     Dropped(DropReason),
 }
@@ -37,11 +39,19 @@ pub fn end_of(frame: &[u8], outcome: &Outcome) -> Result<End, String> {
             Ok(End::Dropped(reason))
         }
         (Verdict::Transmit, [(DropReason::TooBig | DropReason::TtlExceeded, 1)], []) => {
-            answered(frame, &outcome.bytes)?;
+            answered(&untagged(frame), &untagged(&outcome.bytes))?;
             Ok(End::Answered)
         }
+        (Verdict::Transmit, [], []) => {
+            echoed(&untagged(frame), &untagged(&outcome.bytes))?;
+            Ok(End::Replied)
+        }
         (Verdict::Transmit | Verdict::Redirect(_) | Verdict::Host, [], &[(backend, counters)]) => {
-            forwarded(frame, outcome, backend, &counters)?;
+            let outcome = Outcome {
+                bytes: untagged(&outcome.bytes),
+                ..outcome.clone()
+            };
+            forwarded(&untagged(frame), &outcome, backend, &counters)?;
             Ok(End::Forwarded)
         }
         _ => Err(format!("no way to end: {outcome:?}")),
@@ -91,8 +101,8 @@ fn forwarded(
         expect(bytes[..6] == backend_mac(backend), "not to the backend")?;
     }
     match backend {
-        0..=10 => expect(bytes[12..] == frame[12..], "more than MACs changed"),
-        11..=13 => encapsulated(frame, bytes),
+        0..=10 | 18 | 19 => expect(bytes[12..] == frame[12..], "more than MACs changed"),
+        11..=13 | 20 => encapsulated(frame, bytes),
         _ => translated(frame, bytes),
     }
 }

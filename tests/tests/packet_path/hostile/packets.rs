@@ -6,7 +6,7 @@ use integration::hostile::{Change, Random, Variant};
 
 use super::super::packet::{CLIENT_PORT, Packet, client, sctp, tcp, udp, with_extension};
 use super::super::world::{DIRECTOR_MAC, Vip, World, backend_address};
-use super::super::{fragments, golden, nat};
+use super::super::{echo, fragments, golden, nat, vlan};
 
 /// A packet, and those that must have come before it.
 pub struct Named {
@@ -40,6 +40,13 @@ pub fn all(world: &World) -> Vec<Named> {
     ] {
         packets.extend(cases.into_iter().map(|(name, frame, _)| Named {
             name: format!("{of}, {name}"),
+            before: Vec::new(),
+            frame,
+        }));
+    }
+    for (of, frames) in [("VLAN", vlan::frames()), ("ping", echo::frames())] {
+        packets.extend(frames.into_iter().enumerate().map(|(n, frame)| Named {
+            name: format!("{of}, number {n}"),
             before: Vec::new(),
             frame,
         }));

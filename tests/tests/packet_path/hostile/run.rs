@@ -32,7 +32,7 @@ impl Tally {
         match end {
             End::Passed => self.passed += 1,
             End::Forwarded => self.forwarded += 1,
-            End::Answered => self.answered += 1,
+            End::Answered | End::Replied => self.answered += 1,
             End::Dropped(reason) => *self.dropped.entry(reason).or_default() += 1,
         }
     }
