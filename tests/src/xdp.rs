@@ -34,6 +34,8 @@ pub(crate) fn load_and_pin(path: &Path, action: XdpAction) -> anyhow::Result<()>
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Frames in several buffers may come: without it no jumbo frames do.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// `r0 = action; exit`, each instruction as the kernel's `struct bpf_insn`
 /// stands in memory on a little-endian machine.
@@ -49,6 +51,11 @@ struct ProgLoad {
     insn_cnt: u32,
     insns: u64,
     license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
 }
 
 /// The head of the kernel's `union bpf_attr` as BPF_OBJ_PIN reads it.
@@ -67,6 +74,8 @@ fn load(action: XdpAction) -> anyhow::Result<OwnedFd> {
         insn_cnt: instructions.len() as u32,
         insns: instructions.as_ptr() as u64,
         license: c"Dual MIT/GPL".as_ptr() as u64,
+        prog_flags: BPF_F_XDP_HAS_FRAGS,
+        ..ProgLoad::default()
     };
     let fd = bpf(BPF_PROG_LOAD, &attributes)?;
     // SAFETY: the kernel has just made this descriptor for us and nobody else
