@@ -20,12 +20,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::checksum::{Sum, update};
 use crate::family::{Family, V4, V6};
 use crate::forward;
+use crate::headers::{ETHERNET_LENGTH, EthernetHeader, IPV6_LENGTH, Ipv4Header, Ipv6Header};
 use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{
-    ETHERNET_LENGTH, Envelope, EthernetHeader, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo,
-    without_ports,
-};
+use crate::packet_info::PacketInfo;
+use crate::parse::{Envelope, without_ports};
 use crate::schedule::{Chosen, schedule_new};
 use crate::tables::{FamilyTables, Tables};
 use crate::verdict::{Verdict, drop};

@@ -9,8 +9,10 @@ use lb_common::service::{ServiceKeyV4, ServiceKeyV6};
 use crate::checksum::Sum;
 use crate::echo;
 use crate::forward::answer;
+use crate::headers;
 use crate::packet::Packet;
-use crate::parse::{self, Firsts, PacketInfo};
+use crate::packet_info::PacketInfo;
+use crate::parse::{self, Firsts};
 use crate::plain::{self, Head};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
@@ -119,7 +121,7 @@ impl Family for V4 {
     type ServiceKey = ServiceKeyV4;
     type FlowKey = FlowKeyV4;
 
-    const ETHERTYPE: u16 = parse::ETHERTYPE_IPV4;
+    const ETHERTYPE: u16 = headers::ETHERTYPE_IPV4;
     const ENCAPSULATED: u8 = 4;
     const IS_V4: bool = true;
     const ECHO_REQUEST: u8 = 8;
@@ -226,7 +228,7 @@ impl Family for V6 {
     type ServiceKey = ServiceKeyV6;
     type FlowKey = FlowKeyV6;
 
-    const ETHERTYPE: u16 = parse::ETHERTYPE_IPV6;
+    const ETHERTYPE: u16 = headers::ETHERTYPE_IPV6;
     const ENCAPSULATED: u8 = 41;
     const IS_V4: bool = false;
     const ECHO_REQUEST: u8 = 128;

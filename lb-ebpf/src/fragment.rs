@@ -20,7 +20,7 @@ use crate::forward;
 use crate::nat::send;
 use crate::nat::{self, Job, count};
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::schedule::{Chosen, schedule};
 use crate::service;
 use crate::tables::{FamilyTables, Tables};

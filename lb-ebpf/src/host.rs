@@ -20,7 +20,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::checksum::Sum;
 use crate::family::{Family, V4, V6};
 use crate::packet::{Packet, Untagged};
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 
 /// A packet in a buffer, with as much room in front as XDP drivers leave.
@@ -79,12 +79,12 @@ impl Packet for HostPacket {
     fn adjust_head(&mut self, delta: i32) -> Option<()> {
         let start = self.start.checked_add_signed(delta as isize)?;
         // The kernel leaves at least an Ethernet header.
-        (start + crate::parse::ETHERNET_LENGTH <= self.buffer.len()).then(|| self.start = start)
+        (start + crate::headers::ETHERNET_LENGTH <= self.buffer.len()).then(|| self.start = start)
     }
 
     fn adjust_tail(&mut self, delta: i32) -> Option<()> {
         let end = self.buffer.len().checked_add_signed(delta as isize)?;
-        let fits = end >= self.start + crate::parse::ETHERNET_LENGTH;
+        let fits = end >= self.start + crate::headers::ETHERNET_LENGTH;
         fits.then(|| self.buffer.resize(end, 0))
     }
 }

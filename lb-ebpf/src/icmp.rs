@@ -9,10 +9,10 @@ use lb_common::protocol::{SCTP, TCP, UDP};
 use zerocopy::FromBytes;
 
 use crate::family::{Family, V4, V6};
+use crate::headers::{IPV6_LENGTH, Ipv4Header, Ipv6Header, Ports, words};
 use crate::packet::Packet;
-use crate::parse::{
-    Envelope, IPV6_LENGTH, Ipv4Header, Ipv6Header, PacketInfo, Ports, fragment, words,
-};
+use crate::packet_info::{PacketInfo, fragment};
+use crate::parse::Envelope;
 use crate::verdict::Verdict;
 
 /// IP protocol number of ICMP, RFC 792.

@@ -3,7 +3,7 @@
 //! A packet goes through these stages, each in a file of its own, and never
 //! back:
 //!
-//! 1. [`plain`], [`parse`]: Ethernet to layer 4 into one [`parse::PacketInfo`]. Later
+//! 1. [`plain`], [`parse`]: Ethernet to layer 4 into one [`packet_info::PacketInfo`]. Later
 //!    stages do not look at headers again.
 //! 2. [`icmp`]: an ICMP error becomes the flow it speaks of.
 //! 3. [`service`]: which service is it for? For none: the packet passes
@@ -41,15 +41,18 @@
 pub mod backend;
 pub mod checksum;
 pub mod echo;
+pub mod extension;
 pub mod family;
 pub mod flow;
 pub mod forward;
 pub mod fragment;
+pub mod headers;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod icmp;
 pub mod nat;
 pub mod packet;
+pub mod packet_info;
 pub mod parse;
 pub mod plain;
 pub mod schedule;
@@ -61,12 +64,11 @@ pub mod verdict;
 pub mod vip;
 
 use family::{Family, V4, V6};
+use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethertype};
 use lb_common::service::{ServiceValue, flags};
 use packet::{Packet, Untagged};
-use parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FIRST_FRAGMENT, LATER_FRAGMENT, NO_SERVICES, PacketInfo,
-    ethertype,
-};
+use packet_info::PacketInfo;
+use parse::{FIRST_FRAGMENT, LATER_FRAGMENT, NO_SERVICES};
 use tables::{FamilyTables, Tables};
 use tag::Frame;
 use verdict::{Packed, Verdict};

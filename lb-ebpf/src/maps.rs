@@ -29,7 +29,7 @@ use lb_common::settings::Settings;
 use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 use lb_ebpf::family::{Family, V4, V6};
-use lb_ebpf::parse::PacketInfo;
+use lb_ebpf::packet_info::PacketInfo;
 use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
 use lb_ebpf::tag::Frame;
 

@@ -13,11 +13,11 @@ use zerocopy::FromBytes;
 use zerocopy::byteorder::native_endian;
 
 use crate::family::{Family, V4, V6};
-use crate::packet::Packet;
-use crate::parse::{
-    ETHERNET_LENGTH, FrameV4, FrameV6, IPV6_LENGTH, Ipv4Header, PacketInfo, Ports, fragment,
-    tcp_flags, words,
+use crate::headers::{
+    ETHERNET_LENGTH, FrameV4, FrameV6, IPV6_LENGTH, Ipv4Header, Ports, tcp_flags, words,
 };
+use crate::packet::Packet;
+use crate::packet_info::{PacketInfo, fragment};
 
 /// What a service is found by.
 #[derive(Clone, Copy)]

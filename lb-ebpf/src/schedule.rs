@@ -10,7 +10,7 @@ use lb_common::service::ServiceValue;
 use crate::family::Family;
 use crate::flow::{Remembered, decide};
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::tables::{FamilyTables, Tables};
 use crate::verdict::{Packed, Verdict, drop};
 

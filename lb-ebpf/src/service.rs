@@ -4,7 +4,7 @@ use lb_common::service::ServiceValue;
 
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::plain::Head;
 use crate::tables::{FamilyTables, Tables};
 use crate::verdict::Verdict;

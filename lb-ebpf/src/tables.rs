@@ -13,7 +13,7 @@ use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 use crate::family::Family;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 
 /// What the stages look up and record. In the kernel these are BPF maps.
 pub trait Tables {

@@ -13,10 +13,10 @@ use lb_common::vlan::{Tag, Vlan};
 use zerocopy::byteorder::native_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::packet::Packet;
-use crate::parse::{
+use crate::headers::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, words,
 };
+use crate::packet::Packet;
 use crate::tables::Tables;
 use crate::verdict::{Verdict, drop};
 

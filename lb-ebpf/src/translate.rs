@@ -10,9 +10,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::{Sum, sum_bytes, update};
 use crate::family::Family;
+use crate::headers::{ETHERNET_LENGTH, Ports};
 use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{ETHERNET_LENGTH, PacketInfo, Ports, fragment};
+use crate::packet_info::{PacketInfo, fragment};
 
 /// The endpoints that a packet is to have: as it was sent in place of
 /// `client`, and as it is to arrive in place of `vip`, in the words of

@@ -7,11 +7,11 @@ use zerocopy::byteorder::{native_endian, network_endian};
 use super::outer::{self, IPV4, IPV6, Outer};
 use super::{Tables, Verdict, ecn};
 use crate::checksum::Sum;
-use crate::packet::Packet;
-use crate::parse::{
+use crate::headers::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LENGTH, Ipv4Header,
     Ipv6Header, words,
 };
+use crate::packet::Packet;
 
 /// Takes a director's packet for a VIP out of its outer packet, drops what
 /// must not get in, lets the rest pass as it is.

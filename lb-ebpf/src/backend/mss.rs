@@ -10,7 +10,7 @@ use lb_common::tunnel::Counter;
 use zerocopy::byteorder::network_endian;
 
 use super::{Segment, Tables};
-use crate::parse::{
+use crate::headers::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LENGTH, Ipv4Header, Ipv6Header,
     ethertype, words,
 };

@@ -4,11 +4,11 @@ use lb_common::Address;
 use lb_common::tunnel::DropReason;
 use zerocopy::FromBytes;
 
-use crate::packet::Packet;
-use crate::parse::{
+use crate::headers::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LENGTH, Ipv4Header, Ipv6Header,
     ethertype, words,
 };
+use crate::packet::Packet;
 
 /// IP protocol number of an IPv4 packet inside another, RFC 2003.
 pub const IPV4: u8 = 4;

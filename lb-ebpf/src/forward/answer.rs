@@ -14,11 +14,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::{Sum, sum_bytes};
 use crate::family::{Family, V6};
+use crate::headers::{ETHERNET_LENGTH, EthernetHeader, Ipv4Header, Ipv6Header, header_words};
 use crate::icmp;
 use crate::packet::Packet;
-use crate::parse::{
-    ETHERNET_LENGTH, EthernetHeader, Ipv4Header, Ipv6Header, PacketInfo, header_words,
-};
+use crate::packet_info::PacketInfo;
 use crate::tables::Tables;
 use crate::verdict::{Verdict, drop};
 

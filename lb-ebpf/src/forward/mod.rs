@@ -8,8 +8,9 @@ use lb_common::backend::{Backend, mode};
 use lb_common::counters::DropReason;
 
 use crate::family::Family;
+use crate::headers::EthernetHeader;
 use crate::packet::Packet;
-use crate::parse::{EthernetHeader, PacketInfo, is_for_us};
+use crate::packet_info::{PacketInfo, is_for_us};
 use crate::schedule::Chosen;
 use crate::tables::Tables;
 use crate::verdict::{Packed, Verdict, drop};

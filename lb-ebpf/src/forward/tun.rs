@@ -13,11 +13,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::checksum::Sum;
 use crate::family::Family;
-use crate::packet::Packet;
-use crate::parse::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, Ipv4Header, Ipv6Header, PacketInfo,
-    header_words,
+use crate::headers::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, Ipv4Header, Ipv6Header, header_words,
 };
+use crate::packet::Packet;
+use crate::packet_info::PacketInfo;
 use crate::schedule::Chosen;
 use crate::verdict::{Verdict, drop};
 

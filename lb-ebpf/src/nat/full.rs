@@ -11,7 +11,7 @@ use super::track::{flags_of, has_ended};
 use super::{GO_ON, Job, packed, send};
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::schedule::schedule_new;
 use crate::tables::{FamilyTables, Insertion, Tables};
 use crate::translate::Endpoints;

@@ -12,7 +12,7 @@ use super::track::{flags_of, has_ended};
 use super::{Job, packed, send};
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::schedule::{Chosen, schedule};
 use crate::tables::{FamilyTables, Insertion, Tables};
 use crate::translate::Endpoints;

@@ -28,7 +28,7 @@ use lb_common::service::flags;
 use crate::family::Family;
 use crate::fragment::trace;
 use crate::packet::Packet;
-use crate::parse::{PacketInfo, fragment};
+use crate::packet_info::{PacketInfo, fragment};
 use crate::service;
 use crate::tables::{FamilyTables, Tables};
 use crate::translate::Endpoints;

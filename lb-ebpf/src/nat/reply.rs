@@ -10,7 +10,7 @@ use super::track::flags_of;
 use super::{Job, packed, send};
 use crate::family::Family;
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::tables::{FamilyTables, Tables};
 use crate::translate::Endpoints;
 use crate::verdict::{Packed, Verdict};

@@ -8,7 +8,7 @@ use super::Job;
 use crate::family::Family;
 use crate::forward::answer::{self, Error};
 use crate::packet::Packet;
-use crate::parse::PacketInfo;
+use crate::packet_info::PacketInfo;
 use crate::tables::{FamilyTables, Route, RouteQuery, Tables};
 use crate::translate::{Endpoints, Sender, translate};
 use crate::verdict::{Packed, Verdict};

@@ -4,7 +4,8 @@ use lb_common::nat::seen;
 use lb_common::protocol::TCP;
 
 use crate::family::Family;
-use crate::parse::{PacketInfo, tcp_flags};
+use crate::headers::tcp_flags;
+use crate::packet_info::PacketInfo;
 
 /// What a packet shows of its direction, of [`seen`].
 #[inline(always)]
