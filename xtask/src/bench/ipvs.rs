@@ -29,8 +29,6 @@ pub fn run() -> anyhow::Result<Vec<Way>> {
     eprintln!("counting instructions of directors on kernel {KERNEL}");
     machine::run("--wire", |vm| {
         let programs = ["ip", "ethtool", "ipvsadm"];
-        // A director after the other, with all their maps.
-        let vm = vm.memory(1024);
         let vm = programs.iter().fold(vm, |vm, name| vm.program(name));
         MODULES.iter().fold(vm, |vm, name| vm.module(name))
     })

@@ -17,6 +17,9 @@ pub const BENCH: &str = "packet_path";
 /// differ from kernel to kernel.
 pub const KERNEL: Kernel = Kernel::V6_12;
 
+/// What a director's maps and their loader need, and as much again.
+const MEMORY_MIB: u32 = 1024;
+
 /// Longest time of a machine.
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
@@ -34,7 +37,7 @@ pub fn run<T: DeserializeOwned>(
 ) -> anyhow::Result<T> {
     let vm = Vm::builder(KERNEL)
         .counts_instructions()
-        .memory(512)
+        .memory(MEMORY_MIB)
         .binary(build()?, "/lb/bench")
         .file(root().join("target/ebpf/bench.o"), "/lb/ebpf/bench.o")
         .env("LB_EBPF_DIR", "/lb/ebpf");
