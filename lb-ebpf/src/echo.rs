@@ -134,7 +134,7 @@ fn to_backend<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         return Err(Verdict::Pass);
     };
     info.check_lengths(packet)?;
-    let (id, backend) = schedule_new(info, &service, tables)?;
+    let (id, backend) = schedule_new(info, service, tables)?;
     let chosen = Chosen {
         id,
         backend,

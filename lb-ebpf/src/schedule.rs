@@ -121,7 +121,7 @@ pub fn schedule_new<'a, F: Family, T: Tables>(
 /// The entry of a backend that the ring of the service with this
 /// [`ServiceValue::id`] names.
 #[inline(always)]
-fn usable<'a, T: Tables>(service_id: u32, tables: &'a T, id: u32) -> Result<&'a Backend, Verdict> {
+fn usable<T: Tables>(service_id: u32, tables: &T, id: u32) -> Result<&Backend, Verdict> {
     if id == 0 {
         return drop(DropReason::NoBackend);
     }

@@ -56,8 +56,11 @@ pub fn ports(interfaces: &Interfaces, attached: &[u32]) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    fn interfaces(links: &[(u32, Option<(u16, u16)>, Option<u32>)]) -> Interfaces {
-        let interface = |&(index, tag, lower): &(u32, Option<(u16, u16)>, Option<u32>)| {
+    /// Index, EtherType and identifier of a VLAN, index of the lower interface.
+    type Link = (u32, Option<(u16, u16)>, Option<u32>);
+
+    fn interfaces(links: &[Link]) -> Interfaces {
+        let interface = |&(index, tag, lower): &Link| {
             let interface = Interface {
                 vlan: tag.map(|(ethertype, id)| Tag::new(ethertype, id)),
                 lower,
