@@ -153,6 +153,23 @@ const MULTIPLIERS: [u64; 3] = [
 mod tests {
     use super::*;
 
+    /// Directors of different versions must choose alike, or flows break when a
+    /// fleet is upgraded. Change these values only on purpose.
+    #[test]
+    fn hashes_stay_what_they_are() {
+        let client = u32::from_ne_bytes([198, 51, 100, 7]);
+        let vip = u32::from_ne_bytes([203, 0, 113, 10]);
+        let key = 0x0123_4567_89ab_cdef;
+        let address = |last| Address {
+            words: [u64::from_ne_bytes([0x20, 1, 0xd, 0xb8, 0, 0, 0, 1]), last],
+        };
+        let hashes = [
+            hash_v4(key, client, vip, 0x5000_409c),
+            hash_v6(key, &address(7), &address(10), 0x5000_409c),
+        ];
+        assert_eq!(hashes, [0, 0]);
+    }
+
     /// Sequential clients and ports, the least random traffic there is, must
     /// spread evenly: chi-squared over 256 buckets.
     #[test]

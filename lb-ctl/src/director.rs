@@ -28,6 +28,7 @@ use crate::health::{Manager, Target};
 use crate::maglev;
 use crate::model::status::XdpMode;
 use crate::model::{Config, Kind, Mode, Problem, Protocol, Service, Settings};
+use crate::neighbour::host::Interface;
 use crate::neighbour::{Host, Resolution, Resolver, Snapshot, vlan};
 use crate::offload::Offload;
 use crate::plan::{
@@ -207,8 +208,8 @@ impl<D: Dataplane> Director<D> {
         desired.other_protocols = config.settings.other_protocols.number();
         let ports = vlan::ports(&snapshot.interfaces, &self.attached);
         desired.local_macs = local_macs(&ports, snapshot);
-        desired.vlans = vlan::all(&snapshot.interfaces);
-        let wire = |index| desired.vlans.get(&index).map_or(index, |v| v.interface);
+        let vlans = vlan::all(&snapshot.interfaces);
+        let wire = |index| vlans.get(&index).map_or(index, |v| v.interface);
         desired.interfaces = desired
             .services
             .values()
@@ -225,6 +226,12 @@ impl<D: Dataplane> Director<D> {
             desired.local_addresses = snapshot.addresses.iter().map(|a| a.ip).collect();
             desired.routers = routers(&ports, &desired, snapshot);
         }
+        let is_used = |wire| self.attached.contains(wire) || desired.interfaces.contains(wire);
+        desired.vlans = vlans
+            .iter()
+            .filter(|(_, vlan)| is_used(&vlan.interface))
+            .map(|(&device, &vlan)| (device, vlan))
+            .collect();
         let interfaces = self
             .attached
             .iter()
@@ -280,11 +287,19 @@ impl<D: Dataplane> Director<D> {
         let ports = vlan::ports(interfaces, &self.attached);
         let wires = vlan::all(interfaces).into_values().map(|v| v.interface);
         let wires: BTreeSet<u32> = wires.filter(|wire| self.attached.contains(wire)).collect();
+        // Of a bond it is the cards that take tags off.
+        let is_of_wire = |interface: &Interface| {
+            let controller = interface.controller;
+            controller.is_some_and(|controller| wires.contains(&controller))
+        };
+        let cards = interfaces.values().filter(|i| is_of_wire(i));
+        let names = wires.iter().filter_map(name);
+        self.offload
+            .want(names.chain(cards.map(|i| i.name.clone())).collect());
+        let named = |&index: &u32| Some((index, interfaces.get(&index)?.name.clone()));
         self.router
-            .set_interfaces(ports.iter().filter_map(name).collect());
-        let routes = self.router.want(uses_nat);
-        let tags = self.offload.want(wires.iter().filter_map(name).collect());
-        routes.and(tags)
+            .set_interfaces(ports.iter().filter_map(named).collect());
+        self.router.want(uses_nat)
     }
 
     fn try_apply(&mut self, config: &Config) -> Result<()> {
@@ -526,7 +541,7 @@ fn reach<'a>(
         Some(Resolution::Known(next_hop, _))
             if interfaces
                 .get(&next_hop.interface)
-                .is_some_and(|i| i.vlan.is_some())
+                .is_some_and(|i| i.vlan.is_some() && i.lower.is_some())
                 && vlan::vlan(interfaces, next_hop.interface).is_none() =>
         {
             Err(

@@ -40,7 +40,7 @@ impl ExtensionStart {
 
 /// Where a chain of IPv6 extension headers leads.
 pub enum Extensions {
-    /// To this protocol at this offset; and see [`PacketInfo::fragment`].
+    /// To this protocol at this offset; and see [`fragment`].
     End(u8, usize, u64),
     /// To a fragment that is not the first, whose header names this protocol.
     Later(u8),

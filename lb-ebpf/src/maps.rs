@@ -56,7 +56,7 @@ static VIPS: HashMap<VipKey, VipValue> = HashMap::pinned(2 * MAX_SERVICES, BPF_F
 /// MAC addresses of the director.
 #[map]
 static LOCAL_MACS: HashMap<LocalMacKey, u32> =
-    HashMap::pinned(4 * MAX_INTERFACES, BPF_F_NO_PREALLOC);
+    HashMap::pinned(4 * MAX_INTERFACES + MAX_VLANS, BPF_F_NO_PREALLOC);
 
 /// The rings of all services.
 #[map]
@@ -154,7 +154,8 @@ static LOCAL_ADDRESSES: HashMap<VipKey, u32> =
 
 /// The director's own addresses, by index of the interface.
 #[map]
-static ROUTERS: HashMap<u32, RouterAddresses> = HashMap::pinned(MAX_INTERFACES, BPF_F_NO_PREALLOC);
+static ROUTERS: HashMap<u32, RouterAddresses> =
+    HashMap::pinned(MAX_INTERFACES + MAX_VLANS, BPF_F_NO_PREALLOC);
 
 /// When somebody last spoke to a NAT backend past every VIP.
 #[map]
@@ -168,9 +169,10 @@ static VLAN_DEVICES: HashMap<Vlan, u32> = HashMap::pinned(MAX_VLANS, BPF_F_NO_PR
 #[map]
 static VLANS: HashMap<u32, Vlan> = HashMap::pinned(MAX_VLANS, BPF_F_NO_PREALLOC);
 
-/// How the packet at hand came and leaves, from one program to the next.
+/// How the packet at hand came and leaves, from one program to the next. Pinned,
+/// because while programs are replaced one of before may call one of those.
 #[map]
-static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
+static FRAME: PerCpuArray<Frame> = PerCpuArray::pinned(1, 0);
 
 /// The programs that packets are handed to.
 #[map]

@@ -45,7 +45,9 @@ pub trait Packet {
 
     /// Calls `seldom` with this packet, away from the path that most packets
     /// take: so that a function that is not inlined, and wants a reference, does
-    /// not force the packet into memory on that path too.
+    /// not force the packet into memory on that path too. It may get a copy of
+    /// `self`, of the same packet: what it changes of `self` may be lost, of the
+    /// packet not.
     #[inline(always)]
     fn aside<R>(&mut self, seldom: impl FnOnce(&mut Self) -> R) -> R {
         seldom(self)

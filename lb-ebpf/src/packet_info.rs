@@ -15,7 +15,7 @@ use crate::verdict::{Verdict, drop};
 /// All that later stages know of a packet.
 ///
 /// For an ICMP error this is the quoted flow, turned round so that `client`
-/// is the client: see [`icmp`].
+/// is the client: see [`crate::icmp`].
 ///
 /// In this order, because compilers write neighbouring bytes together, and the
 /// verifier wants that to be at an even place.
@@ -53,7 +53,7 @@ pub struct PacketInfo<F: Family> {
     pub tcp_flags: u8,
     /// A router may fragment the packet: IPv4 without the don't-fragment flag.
     pub may_fragment: bool,
-    /// IP protocol number: [`TCP`], [`UDP`] or [`SCTP`].
+    /// IP protocol number: of [`lb_common::protocol`].
     pub protocol: u8,
     /// DSCP and ECN: IPv4's type of service, IPv6's traffic class.
     pub traffic_class: u8,

@@ -301,7 +301,6 @@ impl Envelope<V6> {
             client: words(&ip.source),
             vip: words(&ip.destination),
             destination_mac: ethernet.destination(),
-            // A sum of more than 16 bits is longer than any frame: truncated.
             ip_length: ip.length(),
             traffic_class: ip.traffic_class(),
             ttl: ip.hop_limit,

@@ -13,6 +13,7 @@ use lb_common::flow::{self, FlowValue};
 use lb_common::nat::MAX_POOL_ADDRESSES;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot, blocks};
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use lb_common::vlan::Vlan;
 use nix::time::{ClockId, clock_gettime};
 
 use super::maps::{Flows, Maps, NatMaps, for_each};
@@ -122,6 +123,9 @@ impl Dataplane for Kernel {
         }
         for item in self.maps.vlans.iter() {
             let (device, vlan) = item?;
+            // Half written by an lb-ctl that was killed: to be written again.
+            let is_whole = matches!(self.maps.vlan_devices.get(&vlan, 0), Ok(d) if d == device);
+            let vlan = if is_whole { vlan } else { Vlan::default() };
             dump.vlans.insert(device, vlan);
         }
         for item in self.maps.nat_backends_v4.iter() {

@@ -48,6 +48,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Index of the interface that it stands on: a VLAN's, a macvlan's.
     pub lower: Option<u32>,
+    /// Index of the bond or bridge that it is a part of.
+    pub controller: Option<u32>,
     /// The tag that a VLAN device adds to what the lower one sends.
     pub vlan: Option<Tag>,
     /// How an XDP program is attached, if one is.
@@ -345,6 +347,7 @@ fn interface(message: &LinkMessage) -> Option<(u32, Interface)> {
             LinkAttribute::Address(mac) => interface.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Link(lower) => interface.lower = Some(*lower),
+            LinkAttribute::Controller(controller) => interface.controller = Some(*controller),
             LinkAttribute::LinkNetNsId(_) => is_lower_elsewhere = true,
             LinkAttribute::LinkInfo(info) => interface.vlan = vlan_tag(info),
             LinkAttribute::Xdp(parts) => {

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::host::{Host, Interface, InterfaceAddress, Neighbour, Neighbours, Route};
 use super::path_mtu::PathMtu;
+use super::vlan;
 use crate::plan::NextHop;
 
 /// How often neighbours that are not fresh are asked for.
@@ -20,6 +21,9 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long to wait for more changes after one, so that a burst is one.
 const SETTLE: Duration = Duration::from_millis(5);
+
+/// Bytes of a VLAN tag.
+const TAG: u32 = 4;
 
 /// How long a neighbour that is in the table no more counts as known. Whoever
 /// empties the table does not make its hosts disappear: those that are there
@@ -242,6 +246,15 @@ fn resolve(
     let Some(source_mac) = interface.mac else {
         return unknown(format!("interface {name} is not Ethernet"));
     };
+    // Interfaces take frames with one tag beyond their MTU, not with two.
+    let vlan = vlan::vlan(interfaces, route.interface);
+    let mtu = match vlan.filter(|vlan| vlan.inner.is_some()) {
+        Some(vlan) => {
+            let wire = interfaces.get(&vlan.interface).map_or(0, |wire| wire.mtu);
+            interface.mtu.min(wire.saturating_sub(TAG))
+        }
+        None => interface.mtu,
+    };
     let neighbour = route.gateway.unwrap_or(address);
     let protocol = if neighbour.is_ipv4() { "ARP" } else { "NDP" };
     match neighbours
@@ -253,8 +266,7 @@ fn resolve(
                 interface: route.interface,
                 mac,
                 source_mac,
-                mtu: u16::try_from(route.mtu.map_or(interface.mtu, |m| m.min(interface.mtu)))
-                    .unwrap_or(u16::MAX),
+                mtu: u16::try_from(route.mtu.map_or(mtu, |m| m.min(mtu))).unwrap_or(u16::MAX),
                 source: route.source,
             };
             Resolution::Known(next_hop, route.gateway)

@@ -40,6 +40,8 @@ pub struct Offload {
     wanted: BTreeSet<String>,
     /// Why it could not be done, by interface.
     failures: BTreeMap<String, String>,
+    /// Why the rest could not.
+    trouble: Option<String>,
 }
 
 impl Offload {
@@ -51,35 +53,46 @@ impl Offload {
             record: None,
             wanted: BTreeSet::new(),
             failures: BTreeMap::new(),
+            trouble: None,
         }
     }
 
     /// The interfaces that have VLANs from now on. Of the others, what was
-    /// turned off is turned on again.
-    ///
-    /// # Errors
-    /// When what was found cannot be remembered, which is when nothing is
-    /// changed, or cannot be put back. What cannot be turned off is a problem,
-    /// see [`Self::problems`].
-    pub fn want(&mut self, interfaces: BTreeSet<String>) -> Result<()> {
+    /// turned off is turned on again. What cannot be done is a problem, see
+    /// [`Self::problems`]: packets without tags do not depend on it.
+    pub fn want(&mut self, interfaces: BTreeSet<String>) {
+        if self.record.is_some()
+            && self.wanted == interfaces
+            && self.failures.is_empty()
+            && self.trouble.is_none()
+        {
+            return;
+        }
+        self.trouble = self
+            .try_want(&interfaces)
+            .err()
+            .map(|error| format!("{error:#}"));
+        self.wanted = interfaces;
+    }
+
+    fn try_want(&mut self, interfaces: &BTreeSet<String>) -> Result<()> {
         let record = match &mut self.record {
-            Some(_) if self.wanted == interfaces && self.failures.is_empty() => return Ok(()),
             Some(record) => record,
             none => none.insert(Record::open(&self.state, RECORD)?),
         };
-        restore(record, |entry| !interfaces.contains(&entry.interface))?;
+        let restored = restore(record, |entry| !interfaces.contains(&entry.interface));
         self.failures.clear();
-        for interface in &interfaces {
+        for interface in interfaces {
             if let Err(error) = keep_tags(record, interface) {
                 self.failures
                     .insert(interface.clone(), format!("{error:#}"));
             }
         }
-        self.wanted = interfaces;
-        Ok(())
+        restored
     }
 
-    /// Which interfaces take tags off all the same, and why.
+    /// Which interfaces take tags off all the same, and why, and what could not
+    /// be put back.
     pub fn problems(&self) -> Vec<String> {
         let problem = |interface: &String| {
             let stripping = stripped(interface)?;
@@ -89,7 +102,8 @@ impl Offload {
                  its VLANs are not balanced ({why}): try `ethtool -K {interface} {stripping} off`"
             ))
         };
-        self.wanted.iter().filter_map(problem).collect()
+        let wanted = self.wanted.iter().filter_map(problem);
+        wanted.chain(self.trouble.clone()).collect()
     }
 }
 

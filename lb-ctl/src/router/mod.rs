@@ -43,6 +43,7 @@ pub struct Router {
     root: PathBuf,
     state: PathBuf,
     interfaces: Vec<String>,
+    indices: Vec<u32>,
     /// Read at the first wish.
     record: Option<Record<Entry>>,
     /// Whether this process has set what is needed. What others change after
@@ -64,16 +65,20 @@ impl Router {
             root,
             state,
             interfaces,
+            indices: Vec::new(),
             record: None,
             is_set: false,
             failures: BTreeMap::new(),
         }
     }
 
-    /// The interfaces from the next wish on. VLAN devices come and go.
-    pub fn set_interfaces(&mut self, interfaces: Vec<String>) {
-        if interfaces != self.interfaces {
-            self.interfaces = interfaces;
+    /// Index and name of the interfaces from the next wish on. VLAN devices come
+    /// and go: one that came back with the same name has another index.
+    pub fn set_interfaces(&mut self, interfaces: Vec<(u32, String)>) {
+        let (indices, names) = interfaces.into_iter().unzip();
+        if indices != self.indices || names != self.interfaces {
+            self.indices = indices;
+            self.interfaces = names;
             self.is_set = false;
         }
     }

@@ -209,11 +209,15 @@ impl Task {
         if self.options.management == Management::Managed {
             self.remove_unwanted(wanted, &interfaces).await;
             for &vip in wanted {
-                if addresses.iter().any(|a| a.ip == vip) {
+                let is_held = addresses.iter().any(|a| a.ip == vip);
+                let astray = self.astray(vip, &interfaces, &addresses);
+                if is_held && astray.is_none() {
                     continue;
                 }
                 if let Err(error) = self.add(vip, &interfaces, &addresses).await {
-                    problems.insert(vip, format!("VIP {vip} is on no interface: {error:#}"));
+                    problems.insert(vip, format!("VIP {vip} is not where it belongs: {error:#}"));
+                } else if let Some(astray) = astray {
+                    self.remove(&astray, &interfaces).await;
                 }
             }
         } else {
@@ -247,13 +251,28 @@ impl Task {
         Ok(())
     }
 
+    /// Where the VIP was put by us, if there is a better place by now: a VLAN
+    /// device that has come since, with the subnet that the VIP lies in.
+    fn astray(
+        &self,
+        vip: IpAddr,
+        interfaces: &BTreeMap<u32, Interface>,
+        addresses: &[InterfaceAddress],
+    ) -> Option<OwnedAddress> {
+        let better = &interfaces.get(&self.subnet_of(vip, addresses)?)?.name;
+        let mut owned = self.owned.addresses().iter();
+        let astray = owned.find(|owned| owned.address == vip && owned.interface != *better);
+        astray.cloned()
+    }
+
     async fn add(
         &mut self,
         vip: IpAddr,
         interfaces: &BTreeMap<u32, Interface>,
         addresses: &[InterfaceAddress],
     ) -> Result<()> {
-        let index = self.ingress(vip, addresses);
+        let subnet = self.subnet_of(vip, addresses);
+        let index = subnet.unwrap_or(self.options.interfaces[0]);
         let Some(interface) = interfaces.get(&index) else {
             anyhow::bail!("the ingress interface is gone");
         };
@@ -267,15 +286,15 @@ impl Task {
         Ok(())
     }
 
-    /// The interface or VLAN on whose subnet the VIP lies, or else the first.
-    fn ingress(&self, vip: IpAddr, addresses: &[InterfaceAddress]) -> u32 {
+    /// The interface or VLAN on whose subnet the VIP lies.
+    fn subnet_of(&self, vip: IpAddr, addresses: &[InterfaceAddress]) -> Option<u32> {
         let on_subnet = |index: &&u32| {
-            addresses
-                .iter()
-                .any(|a| a.interface == **index && shares_prefix(a.ip, vip, a.prefix))
+            addresses.iter().any(|a| {
+                let is_another = a.interface == **index && a.ip != vip;
+                is_another && shares_prefix(a.ip, vip, a.prefix)
+            })
         };
-        let found = self.ports.iter().find(on_subnet);
-        *found.unwrap_or(&self.options.interfaces[0])
+        self.ports.iter().find(on_subnet).copied()
     }
 
     async fn remove_unwanted(
@@ -284,9 +303,13 @@ impl Task {
         interfaces: &BTreeMap<u32, Interface>,
     ) {
         for address in self.owned.addresses().clone() {
-            if wanted.contains(&address.address) {
-                continue;
+            if !wanted.contains(&address.address) {
+                self.remove(&address, interfaces).await;
             }
+        }
+    }
+
+    async fn remove(&mut self, address: &OwnedAddress, interfaces: &BTreeMap<u32, Interface>) {
             let index = interfaces
                 .iter()
                 .find(|(_, interface)| interface.name == address.interface)
@@ -295,7 +318,7 @@ impl Task {
                 Some(index) => self.host.remove_address(index, address.address).await,
                 None => Ok(()),
             };
-            match removed.and_then(|()| self.owned.remove(&address)) {
+            match removed.and_then(|()| self.owned.remove(address)) {
                 Ok(()) => {
                     info!(vip = %address.address, interface = address.interface, "VIP removed");
                 }

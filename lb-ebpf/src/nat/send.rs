@@ -110,7 +110,9 @@ pub fn to_client<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         Route::Via { interface, macs }
             if interface == packet.interface()
                 || tables.can_redirect(interface)
-                || tables.vlan(interface).is_some() =>
+                || tables
+                    .vlan(interface)
+                    .is_some_and(|vlan| tables.can_redirect(vlan.interface)) =>
         {
             Way::by(interface, macs)
         }
