@@ -310,20 +310,19 @@ impl Task {
     }
 
     async fn remove(&mut self, address: &OwnedAddress, interfaces: &BTreeMap<u32, Interface>) {
-            let index = interfaces
-                .iter()
-                .find(|(_, interface)| interface.name == address.interface)
-                .map(|(&index, _)| index);
-            let removed = match index {
-                Some(index) => self.host.remove_address(index, address.address).await,
-                None => Ok(()),
-            };
-            match removed.and_then(|()| self.owned.remove(address)) {
-                Ok(()) => {
-                    info!(vip = %address.address, interface = address.interface, "VIP removed");
-                }
-                Err(error) => warn!(vip = %address.address, "{error:#}"),
+        let index = interfaces
+            .iter()
+            .find(|(_, interface)| interface.name == address.interface)
+            .map(|(&index, _)| index);
+        let removed = match index {
+            Some(index) => self.host.remove_address(index, address.address).await,
+            None => Ok(()),
+        };
+        match removed.and_then(|()| self.owned.remove(address)) {
+            Ok(()) => {
+                info!(vip = %address.address, interface = address.interface, "VIP removed");
             }
+            Err(error) => warn!(vip = %address.address, "{error:#}"),
         }
     }
 
