@@ -27,6 +27,45 @@ pub struct Chosen<'a> {
     pub new_flow: bool,
 }
 
+/// The same as [`schedule`] for a packet that is [`crate::plain`]. Only of a
+/// slot that is settled it is fast.
+///
+/// # Errors
+/// As for [`schedule`].
+#[inline(always)]
+pub fn schedule_plain<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+    packet: &mut P,
+    info: &PacketInfo<F>,
+    service: &ServiceValue,
+    tables: &'a T,
+) -> Result<Chosen<'a>, Verdict> {
+    if service.slots == 0 {
+        return drop(DropReason::NoBackend);
+    }
+    let service_id = service.id;
+    let hash = F::hash(service.hash_key, info);
+    let index = slot_index(hash, service.slots);
+    let slot = read_slot(tables, service.ring_offset, index)?;
+    let (id, new_flow) = if slot.is_settled() {
+        (slot.backend(), info.syn)
+    } else {
+        let protocol = info.protocol;
+        let found = packet
+            .aside(|packet| remembered_plain::<F, P, T>(packet, protocol, service, slot, tables));
+        let end = Packed::from_word(found);
+        if end.is_early() {
+            end.unpack()?;
+        }
+        (found as u32, found & NEW_FLOW != 0)
+    };
+    Ok(Chosen {
+        id,
+        backend: usable(service_id, tables, id)?,
+        hash,
+        new_flow,
+    })
+}
+
 /// Chooses the backend, and records the flow if its slot is moving.
 ///
 /// # Errors
@@ -38,46 +77,9 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     service: &ServiceValue,
     tables: &'a T,
 ) -> Result<Chosen<'a>, Verdict> {
-    choose(info, service, tables, |slot, hash| {
-        remembered(packet, info, service, tables, slot, hash)
-    })
-}
-
-/// The same for a packet that is [`crate::plain`]. It is fast only if its slot
-/// is settled.
-///
-/// # Errors
-/// As for [`schedule`].
-#[inline(always)]
-pub fn schedule_plain<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
-    packet: &mut P,
-    info: &PacketInfo<F>,
-    service: &ServiceValue,
-    tables: &'a T,
-) -> Result<Chosen<'a>, Verdict> {
-    let protocol = info.protocol;
-    choose(info, service, tables, |slot, _| {
-        let found = packet
-            .aside(|packet| remembered_plain::<F, P, T>(packet, protocol, service, slot, tables));
-        let end = Packed::from_word(found);
-        if end.is_early() {
-            end.unpack()?;
-        }
-        Ok((found as u32, found & NEW_FLOW != 0))
-    })
-}
-
-#[inline(always)]
-fn choose<'a, F: Family, T: Tables>(
-    info: &PacketInfo<F>,
-    service: &ServiceValue,
-    tables: &'a T,
-    remembered: impl FnOnce(Slot, u32) -> Result<(u32, bool), Verdict>,
-) -> Result<Chosen<'a>, Verdict> {
     if service.slots == 0 {
         return drop(DropReason::NoBackend);
     }
-    // Before the ring is read: see `usable`.
     let service_id = service.id;
     let hash = F::hash(service.hash_key, info);
     let index = slot_index(hash, service.slots);
@@ -85,7 +87,7 @@ fn choose<'a, F: Family, T: Tables>(
     let (id, new_flow) = if slot.is_settled() {
         (slot.backend(), info.syn)
     } else {
-        remembered(slot, hash)?
+        remembered(packet, info, service, tables, slot, hash)?
     };
     Ok(Chosen {
         id,
