@@ -312,7 +312,7 @@ impl Envelope<V6> {
 
 /// Parses TCP or UDP at `offset`; `None` if the ports cannot be read.
 #[inline(always)]
-fn transport<F: Family, P: Packet>(
+pub fn transport<F: Family, P: Packet>(
     packet: &P,
     envelope: &Envelope<F>,
     offset: usize,

@@ -13,11 +13,10 @@ use zerocopy::FromBytes;
 use zerocopy::byteorder::native_endian;
 
 use crate::family::{Family, V4, V6};
-use crate::headers::{
-    ETHERNET_LENGTH, FrameV4, FrameV6, IPV6_LENGTH, Ipv4Header, Ports, tcp_flags, words,
-};
+use crate::headers::{FrameV4, FrameV6, Ports, words};
 use crate::packet::Packet;
-use crate::packet_info::{PacketInfo, fragment};
+use crate::packet_info::PacketInfo;
+use crate::parse::{Envelope, transport};
 
 /// What a service is found by.
 #[derive(Clone, Copy)]
@@ -67,36 +66,17 @@ pub fn head_v6<P: Packet>(packet: &P) -> Option<Head<V6>> {
 /// All that is known of a packet that has a [`Head`] with this protocol.
 #[inline(always)]
 pub fn info_v4<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<V4>> {
-    let PlainV4 { frame, ports, .. } = packet.read::<PlainV4>(0)?;
-    let FrameV4 { ethernet, ip } = frame;
-    let flags = flags::<PlainV4, P>(packet, protocol)?;
-    Some(PacketInfo {
-        client: ip.source.get(),
-        vip: ip.destination.get(),
-        destination_mac: ethernet.destination(),
-        ip_length: ip.total_length.get(),
-        traffic_class: ip.tos,
-        ttl: ip.ttl,
-        may_fragment: ip.fragment.get() & Ipv4Header::DONT_FRAGMENT == 0,
-        ..info(ports, protocol, flags, ETHERNET_LENGTH + 20)
-    })
+    let FrameV4 { ethernet, ip } = packet.read::<PlainV4>(0)?.frame;
+    let envelope = Envelope::<V4>::new(&ethernet, &ip);
+    transport(packet, &envelope, size_of::<FrameV4>(), protocol)
 }
 
 /// The same for IPv6.
 #[inline(always)]
 pub fn info_v6<P: Packet>(packet: &P, protocol: u8) -> Option<PacketInfo<V6>> {
-    let PlainV6 { frame, ports, .. } = packet.read::<PlainV6>(0)?;
-    let FrameV6 { ethernet, ip } = frame;
-    let flags = flags::<PlainV6, P>(packet, protocol)?;
-    Some(PacketInfo {
-        client: words(&ip.source),
-        vip: words(&ip.destination),
-        destination_mac: ethernet.destination(),
-        ip_length: ip.length(),
-        traffic_class: ip.traffic_class(),
-        ttl: ip.hop_limit,
-        ..info(ports, protocol, flags, ETHERNET_LENGTH + IPV6_LENGTH)
-    })
+    let FrameV6 { ethernet, ip } = packet.read::<PlainV6>(0)?.frame;
+    let envelope = Envelope::<V6>::new(&ethernet, &ip);
+    transport(packet, &envelope, size_of::<FrameV6>(), protocol)
 }
 
 /// The beginning of an IPv4 frame, up to the end of UDP's header.
@@ -117,14 +97,8 @@ struct PlainV6 {
     rest: native_endian::U32,
 }
 
-/// What follows in TCP.
-#[repr(C)]
-#[derive(Clone, Copy, FromBytes)]
-struct RestOfTcp {
-    acknowledgement: native_endian::U32,
-    offset_and_flags: [u8; 2],
-    window_to_urgent: [native_endian::U16; 3],
-}
+/// What TCP's header without options has beyond UDP's.
+type RestOfTcp = [u8; 12];
 
 /// Whether the rest of the header lies in the frame, behind a `Start`.
 #[inline(always)]
@@ -133,44 +107,5 @@ fn is_whole<Start, P: Packet>(packet: &P, protocol: u8) -> Option<()> {
         TCP => packet.read::<RestOfTcp>(size_of::<Start>()).map(drop),
         UDP => Some(()),
         _ => None,
-    }
-}
-
-/// TCP's flags; none in UDP.
-#[inline(always)]
-fn flags<Start, P: Packet>(packet: &P, protocol: u8) -> Option<u8> {
-    if protocol != TCP {
-        return Some(0);
-    }
-    let rest = packet.read::<RestOfTcp>(size_of::<Start>())?;
-    let [_, flags] = rest.offset_and_flags;
-    Some(flags)
-}
-
-/// What layer 4 has, from `offset` on.
-#[inline(always)]
-fn info<F: Family>(ports: Ports, protocol: u8, flags: u8, offset: usize) -> PacketInfo<F> {
-    use tcp_flags::{ACK, SYN};
-    let header_length = if protocol == TCP { 20 } else { 8 };
-    PacketInfo {
-        client: F::Address::default(),
-        vip: F::Address::default(),
-        client_port: ports.source.get(),
-        port: ports.destination.get(),
-        destination_mac: Default::default(),
-        ip_length: 0,
-        protocol,
-        traffic_class: 0,
-        may_fragment: false,
-        syn: flags & (SYN | ACK) == SYN,
-        is_icmp: false,
-        tcp_flags: flags,
-        fragment: fragment::NONE,
-        ttl: 0,
-        layer4: offset as u16,
-        ports_at: offset as u16,
-        fragment_offset: 0,
-        padding: 0,
-        headers_end: (offset + header_length) as u16,
     }
 }

@@ -27,7 +27,7 @@ use lb_ebpf::family::{Family, V4, V6};
 use lb_ebpf::headers::{ETHERTYPE_IPV4, ethertype};
 use lb_ebpf::packet::Packet;
 use lb_ebpf::tables::{FamilyTables, Tables};
-use lb_ebpf::tag::Frame;
+use lb_ebpf::tag::{Frame, egress};
 use lb_ebpf::verdict::{DropReason, Verdict};
 use lb_ebpf::{
     Next, enter, process_echo, process_first, process_later, process_nat, process_other,
@@ -254,14 +254,16 @@ fn missing(context: &XdpContext) -> u32 {
 #[inline(always)]
 fn act(context: &XdpContext, frame: &Frame, verdict: Verdict) -> u32 {
     let egress = match verdict {
-        Verdict::Pass | Verdict::Host if frame.is_tagged() => Frame::TO_HOST,
-        Verdict::Transmit if frame.is_tagged() => frame.interface,
-        Verdict::Redirect(interface) if frame.is_tagged() => interface,
-        Verdict::Redirect(interface) => match INTERFACES.redirect(interface, 0) {
-            Ok(action) => return action,
-            Err(_) => interface,
-        },
-        verdict => return end(context, verdict),
+        Verdict::Redirect(interface) if !frame.is_tagged() => {
+            match INTERFACES.redirect(interface, 0) {
+                Ok(action) => return action,
+                Err(_) => Some(interface),
+            }
+        }
+        verdict => egress(frame, verdict, &Maps(context)),
+    };
+    let Some(egress) = egress else {
+        return end(context, verdict);
     };
     set_frame(Frame { egress, ..*frame });
     hand_over(context, programs::RETAG)
