@@ -39,13 +39,9 @@ pub fn schedule_plain<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     service: &ServiceValue,
     tables: &'a T,
 ) -> Result<Chosen<'a>, Verdict> {
-    if service.slots == 0 {
-        return drop(DropReason::NoBackend);
-    }
     let service_id = service.id;
     let hash = F::hash(service.hash_key, info);
-    let index = slot_index(hash, service.slots);
-    let slot = read_slot(tables, service.ring_offset, index)?;
+    let slot = find_slot(service, hash, tables)?;
     let (id, new_flow) = if slot.is_settled() {
         (slot.backend(), info.syn)
     } else {
@@ -77,13 +73,9 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     service: &ServiceValue,
     tables: &'a T,
 ) -> Result<Chosen<'a>, Verdict> {
-    if service.slots == 0 {
-        return drop(DropReason::NoBackend);
-    }
     let service_id = service.id;
     let hash = F::hash(service.hash_key, info);
-    let index = slot_index(hash, service.slots);
-    let slot = read_slot(tables, service.ring_offset, index)?;
+    let slot = find_slot(service, hash, tables)?;
     let (id, new_flow) = if slot.is_settled() {
         (slot.backend(), info.syn)
     } else {
@@ -108,14 +100,20 @@ pub fn schedule_new<'a, F: Family, T: Tables>(
     service: &ServiceValue,
     tables: &'a T,
 ) -> Result<(u32, &'a Backend), Verdict> {
+    let service_id = service.id;
+    let hash = F::hash(service.hash_key, info);
+    let id = find_slot(service, hash, tables)?.backend();
+    Ok((id, usable(service_id, tables, id)?))
+}
+
+/// The slot of a flow with this hash.
+#[inline(always)]
+fn find_slot<T: Tables>(service: &ServiceValue, hash: u32, tables: &T) -> Result<Slot, Verdict> {
     if service.slots == 0 {
         return drop(DropReason::NoBackend);
     }
-    let service_id = service.id;
-    let hash = F::hash(service.hash_key, info);
     let index = slot_index(hash, service.slots);
-    let id = read_slot(tables, service.ring_offset, index)?.backend();
-    Ok((id, usable(service_id, tables, id)?))
+    read_slot(tables, service.ring_offset, index)
 }
 
 /// The entry of a backend that the ring of the service with this
