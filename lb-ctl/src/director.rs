@@ -4,6 +4,7 @@
 mod nat;
 mod report;
 mod scan;
+mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -12,9 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use lb_common::Address;
 use lb_common::backend::{Backend, mode, state};
-use lb_common::nat::RouterAddresses;
 use lb_common::{limits, ring};
 use siphasher::sip::SipHasher24;
 use tokio::runtime::Handle as Runtime;
@@ -28,7 +27,6 @@ use crate::health::{Manager, Target};
 use crate::maglev;
 use crate::model::status::XdpMode;
 use crate::model::{Config, Kind, Mode, Problem, Protocol, Service, Settings};
-use crate::neighbour::host::Interface;
 use crate::neighbour::{Host, Resolution, Resolver, Snapshot, vlan};
 use crate::offload::Offload;
 use crate::plan::{
@@ -39,6 +37,7 @@ use crate::router::Router;
 use crate::vip::{Keeper, Management, Options as VipOptions};
 use nat::{Collector, Wish};
 use scan::Scanner;
+use surroundings::{local_macs, reach, routers, taggers};
 
 /// How long a change may wait for the neighbours of new backends, and for new
 /// VIPs to be on the interface. Either takes a millisecond or two.
@@ -283,20 +282,9 @@ impl<D: Dataplane> Director<D> {
     fn prepare(&mut self, uses_nat: bool) -> Result<()> {
         let snapshot = self.resolver.snapshot();
         let interfaces = &snapshot.interfaces;
-        let name = |index: &u32| Some(interfaces.get(index)?.name.clone());
-        let ports = vlan::ports(interfaces, &self.attached);
-        let wires = vlan::all(interfaces).into_values().map(|v| v.interface);
-        let wires: BTreeSet<u32> = wires.filter(|wire| self.attached.contains(wire)).collect();
-        // Of a bond it is the cards that take tags off.
-        let is_of_wire = |interface: &Interface| {
-            let controller = interface.controller;
-            controller.is_some_and(|controller| wires.contains(&controller))
-        };
-        let cards = interfaces.values().filter(|i| is_of_wire(i));
-        let names = wires.iter().filter_map(name);
-        self.offload
-            .want(names.chain(cards.map(|i| i.name.clone())).collect());
+        self.offload.want(taggers(interfaces, &self.attached));
         let named = |&index: &u32| Some((index, interfaces.get(&index)?.name.clone()));
+        let ports = vlan::ports(interfaces, &self.attached);
         self.router
             .set_interfaces(ports.iter().filter_map(named).collect());
         self.router.want(uses_nat)
@@ -522,90 +510,6 @@ fn tunnel_source(settings: &Settings, backend: &DesiredBackend) -> Option<(IpAdd
         Condition::Up(next_hop) => next_hop.source.map(|source| (source, 0)),
         _ => None,
     }
-}
-
-/// How a backend is reached in this mode, or why it is not.
-fn reach<'a>(
-    mode: Mode,
-    address: IpAddr,
-    snapshot: &'a Snapshot,
-    attached: &[u32],
-) -> Result<&'a Resolution, String> {
-    let interfaces = &snapshot.interfaces;
-    match snapshot.resolutions.get(&address) {
-        None => Err("its next hop has not been looked up yet".to_owned()),
-        Some(Resolution::Unknown(why) | Resolution::Silent(why)) => Err(why.clone()),
-        Some(Resolution::Known(_, Some(router))) if mode == Mode::Dr => Err(format!(
-            "it is behind router {router}, but dr mode needs it on a segment of the director"
-        )),
-        Some(Resolution::Known(next_hop, _))
-            if interfaces
-                .get(&next_hop.interface)
-                .is_some_and(|i| i.vlan.is_some() && i.lower.is_some())
-                && vlan::vlan(interfaces, next_hop.interface).is_none() =>
-        {
-            Err(
-                "its interface is a VLAN within two others, and the packet path knows two tags"
-                    .to_owned(),
-            )
-        }
-        Some(Resolution::Known(next_hop, _))
-            if mode == Mode::Nat
-                && !vlan::ports(interfaces, attached).contains(&next_hop.interface) =>
-        {
-            let interface = interfaces.get(&next_hop.interface);
-            let name = interface.map_or("its interface", |i| i.name.as_str());
-            Err(format!(
-                "its replies would come in by {name}, where lb-ctl is not attached, and nat mode \
-                 has to see them: start lb-ctl up with --interface {name} as well"
-            ))
-        }
-        Some(known) => Ok(known),
-    }
-}
-
-/// The addresses from which the host speaks for itself on the interfaces:
-/// neither VIPs nor the pool's.
-fn routers(
-    ports: &[u32],
-    desired: &Desired,
-    snapshot: &Snapshot,
-) -> BTreeMap<u32, RouterAddresses> {
-    let vips: BTreeSet<IpAddr> = desired.services.keys().map(|key| key.vip).collect();
-    let mut routers: BTreeMap<u32, RouterAddresses> = BTreeMap::new();
-    for address in &snapshot.addresses {
-        let is_own = !vips.contains(&address.ip) && !desired.pool.contains(&address.ip);
-        if !is_own || !ports.contains(&address.interface) {
-            continue;
-        }
-        let of = routers.entry(address.interface).or_default();
-        match address.ip {
-            IpAddr::V4(_) if of.v4 == 0 => of.v4 = Address::from(address.ip).v4_word(),
-            IpAddr::V6(v6) if of.v6 == Address::default() && !v6.is_unicast_link_local() => {
-                of.v6 = address.ip.into();
-            }
-            _ => {}
-        }
-    }
-    routers
-}
-
-/// The MAC addresses under which frames are ours: the interfaces' own, and
-/// those of macvlans on top of them, such as VRRP makes.
-fn local_macs(ports: &[u32], snapshot: &Snapshot) -> BTreeSet<(u32, [u8; 6])> {
-    let mut macs = BTreeSet::new();
-    for (&index, interface) in &snapshot.interfaces {
-        let Some(mac) = interface.mac else {
-            continue;
-        };
-        for &ours in ports {
-            let is_on_top = interface.lower == Some(ours) && interface.vlan.is_none();
-            if index == ours || is_on_top {
-                macs.insert((ours, mac));
-            }
-        }
-    }
-    macs
 }
 
 #[cfg(test)]

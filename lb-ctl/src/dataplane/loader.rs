@@ -218,8 +218,9 @@ fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Loa
 }
 
 /// Loads the programs that packets are handed to, and puts them where the
-/// director's program looks for them. Returns the map that holds them, which must stay open while programs
-/// are loaded; it is pinned, so it holds them afterwards as well.
+/// director's program looks for them. Returns the map that holds them, which
+/// must stay open while programs are loaded; it is pinned, so it holds them
+/// afterwards as well.
 fn load_called(object: &mut Ebpf) -> Result<ProgramArray<MapData>, LoadError> {
     let mut programs = maps::programs(object).map_err(|e| other("reading the BPF object", &e))?;
     for (index, name) in [

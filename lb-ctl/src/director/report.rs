@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use lb_common::backend::{Backend, mode};
 use lb_common::counters::{BackendCounters, DropReason};
 
-use super::{Director, key, mode_number, reach, uses_nat};
+use super::surroundings::reach;
+use super::{Director, key, mode_number, uses_nat};
 use crate::dataplane::{Dataplane, ServiceKey};
 use crate::model::status::{
     BackendState, BackendStatus, DropStatus, FlowTableStatus, HealthStatus, InterfaceStatus,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use lb_common::vlan::Tag;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, CacheInfo,
@@ -21,8 +22,6 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use rtnetlink::MulticastGroup;
-
-use lb_common::vlan::Tag;
 
 use crate::model::status::XdpMode;
 
