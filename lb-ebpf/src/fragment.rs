@@ -23,7 +23,7 @@ use crate::packet::Packet;
 use crate::packet_info::PacketInfo;
 use crate::schedule::{Chosen, schedule};
 use crate::service;
-use crate::tables::{FamilyTables, Tables};
+use crate::tables::{FamilyTables, Scratch, Tables};
 use crate::translate::Endpoints;
 use crate::verdict::{Packed, Verdict, drop};
 
@@ -66,7 +66,7 @@ pub fn first<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &mut P,
     tables: &T,
 ) -> Packed {
-    let end = tables.with_info(|info| {
+    let end = tables.with_scratch(|Scratch { info, .. }| {
         if let Err(early) = nat::parse::<true, F, P, T>(packet, info, tables).unpack() {
             return Packed::new(Err(early));
         }
@@ -105,9 +105,9 @@ pub fn later<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &mut P,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    let end = tables.with_info(|info| {
+    let end = tables.with_scratch(|Scratch { info, job }| {
         parse_later(packet, info).unpack()?;
-        follow(packet, info, tables)
+        follow(packet, info, job, tables)
     });
     end.unwrap_or_else(|| NO_PLACE.unpack())
 }
@@ -116,6 +116,7 @@ pub fn later<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
 fn follow<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &mut P,
     info: &PacketInfo<F>,
+    job: &mut Job<F>,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
     let key = F::flow_key(&info.client, &info.vip, info.fragment as u32, info.protocol);
@@ -161,7 +162,7 @@ fn follow<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     } else {
         send::to_backend(info, backend)
     };
-    let job = Job {
+    *job = Job {
         to,
         way,
         backend: trace.backend,
@@ -169,9 +170,9 @@ fn follow<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         new_flow: false,
         is_reply,
     };
-    let sent = send::send_later(packet, info, &job, tables);
+    let sent = send::send_later(packet, info, job, tables);
     if !sent.is_early() {
-        count(info, &job, tables);
+        count(info, job, tables);
     }
     sent.unpack()
 }

@@ -20,8 +20,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::checksum::Sum;
 use crate::family::{Family, V4, V6};
 use crate::packet::{Packet, Untagged};
-use crate::packet_info::PacketInfo;
-use crate::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
+use crate::tables::{FamilyTables, Insertion, Route, RouteQuery, Scratch, Tables};
 
 /// A packet in a buffer, with as much room in front as XDP drivers leave.
 #[derive(Clone, Debug)]
@@ -279,8 +278,8 @@ macro_rules! family_tables {
                 self.$field.flows.borrow_mut().remove(key);
             }
 
-            fn with_info<R>(&self, then: impl FnOnce(&mut PacketInfo<$family>) -> R) -> Option<R> {
-                Some(then(&mut PacketInfo::default()))
+            fn with_scratch<R>(&self, then: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
+                Some(then(&mut Scratch::default()))
             }
 
             fn fragment(

@@ -29,8 +29,7 @@ use lb_common::settings::Settings;
 use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 use lb_ebpf::family::{Family, V4, V6};
-use lb_ebpf::packet_info::PacketInfo;
-use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Tables};
+use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Scratch, Tables};
 use lb_ebpf::tag::Frame;
 
 use crate::fib;
@@ -88,13 +87,13 @@ static FLOWS_V4: LruHashMap<FlowKeyV4, FlowValue> = LruHashMap::pinned(DEFAULT_F
 #[map]
 static FLOWS_V6: LruHashMap<FlowKeyV6, FlowValue> = LruHashMap::pinned(DEFAULT_FLOW_TABLE_SIZE, 0);
 
-/// See [`FamilyTables::with_info`].
+/// See [`FamilyTables::with_scratch`].
 #[map]
-static INFO_V4: PerCpuArray<PacketInfo<V4>> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
 
 /// The same for IPv6.
 #[map]
-static INFO_V6: PerCpuArray<PacketInfo<V6>> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH_V6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
 
 /// Traces of IPv4 packets in fragments.
 #[map]
@@ -338,7 +337,7 @@ impl Tables for Maps<'_> {
 
 macro_rules! family_tables {
     (
-        $family:ident, $services:ident, $flows:ident, $info:ident, $fragments:ident, $nat_backends:ident, $nat_forward:ident,
+        $family:ident, $services:ident, $flows:ident, $scratch:ident, $fragments:ident, $nat_backends:ident, $nat_forward:ident,
         $nat_reverse:ident, $ports:ident, $route:path
     ) => {
         impl FamilyTables<$family> for Maps<'_> {
@@ -375,8 +374,8 @@ macro_rules! family_tables {
             }
 
             #[inline(always)]
-            fn with_info<R>(&self, then: impl FnOnce(&mut PacketInfo<$family>) -> R) -> Option<R> {
-                let place = $info.get_ptr_mut(0)?;
+            fn with_scratch<R>(&self, then: impl FnOnce(&mut Scratch<$family>) -> R) -> Option<R> {
+                let place = $scratch.get_ptr_mut(0)?;
                 // SAFETY: the value is this CPU's own, XDP programs on one CPU
                 // do not interrupt each other, and it is either zero or what
                 // was written to it as such.
@@ -478,7 +477,7 @@ family_tables!(
     V4,
     SERVICES_V4,
     FLOWS_V4,
-    INFO_V4,
+    SCRATCH_V4,
     FRAGMENTS_V4,
     NAT_BACKENDS_V4,
     NAT_FORWARD_V4,
@@ -490,7 +489,7 @@ family_tables!(
     V6,
     SERVICES_V6,
     FLOWS_V6,
-    INFO_V6,
+    SCRATCH_V6,
     FRAGMENTS_V6,
     NAT_BACKENDS_V6,
     NAT_FORWARD_V6,

@@ -13,6 +13,7 @@ use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 use crate::family::Family;
+use crate::nat::Job;
 use crate::packet_info::PacketInfo;
 
 /// What the stages look up and record. In the kernel these are BPF maps.
@@ -82,11 +83,11 @@ pub trait FamilyTables<F: Family> {
     /// Forgets a flow, if it is recorded.
     fn forget(&self, key: &F::FlowKey);
 
-    /// Calls `then` with a place in a map for what is known of a packet. What
+    /// Calls `then` with a place in a map, of which it may keep nothing. What
     /// comes from there the verifier knows nothing of: so it has one way to
-    /// follow after the parser, not one for each way through it. `None` if
+    /// follow after each stage, not one for each way through it. `None` if
     /// there is no such place, which does not happen.
-    fn with_info<R>(&self, then: impl FnOnce(&mut PacketInfo<F>) -> R) -> Option<R>;
+    fn with_scratch<R>(&self, then: impl FnOnce(&mut Scratch<F>) -> R) -> Option<R>;
 
     /// What the first fragment of a packet has left.
     fn fragment(&self, key: &F::FlowKey) -> Option<FragmentTrace<F::Address>>;
@@ -125,6 +126,23 @@ pub trait FamilyTables<F: Family> {
 
     /// The way that the kernel's tables have for a packet.
     fn route(&self, packet: &RouteQuery<F>) -> Route;
+}
+
+/// What is made out about a packet, stage by stage. It holds that of the packet
+/// before until it is written.
+pub struct Scratch<F: Family> {
+    /// By the parser.
+    pub info: PacketInfo<F>,
+    /// By the stages of NAT.
+    pub job: Job<F>,
+}
+
+impl<F: Family> Default for Scratch<F> {
+    fn default() -> Self {
+        let info = PacketInfo::default();
+        let job = Job::new(&info);
+        Self { info, job }
+    }
 }
 
 /// What became of an attempt to add an entry.

@@ -87,10 +87,18 @@ pub fn translate<F: Family, P: Packet>(
         }
         return Some(());
     }
-    // Later fragments have none of it.
-    if info.fragment & fragment::LATER == 0 {
-        layer4(packet, info, to, addresses, sender)?;
-    }
+    layer4(packet, info, to, addresses, sender)?;
+    translate_later(packet, to, sender)
+}
+
+/// The same for a fragment that is not the first: it has no ports, nor a
+/// checksum of layer 4.
+#[inline(always)]
+pub fn translate_later<F: Family, P: Packet>(
+    packet: &mut P,
+    to: &Endpoints<F>,
+    sender: Sender,
+) -> Option<()> {
     rewrite_ip::<F, P>(packet, Some(&to.source), &to.destination, sender)?;
     Some(())
 }

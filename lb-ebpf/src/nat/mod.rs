@@ -30,7 +30,7 @@ use crate::fragment::trace;
 use crate::packet::Packet;
 use crate::packet_info::{PacketInfo, fragment};
 use crate::service;
-use crate::tables::{FamilyTables, Tables};
+use crate::tables::{FamilyTables, Scratch, Tables};
 use crate::translate::Endpoints;
 use crate::verdict::{Packed, Verdict, drop};
 use send::Way;
@@ -51,6 +51,21 @@ pub struct Job<F: Family> {
     pub is_reply: bool,
 }
 
+impl<F: Family> Job<F> {
+    /// What is decided already of a packet that keeps its endpoints.
+    #[inline(always)]
+    pub const fn new(info: &PacketInfo<F>) -> Self {
+        Self {
+            to: Endpoints::of(info),
+            way: Way::HOST,
+            backend: 0,
+            port: PoolPort(0),
+            new_flow: false,
+            is_reply: false,
+        }
+    }
+}
+
 /// Translates a packet and sends it on, if it is one for a service in NAT mode
 /// or an answer to one. `FIRSTS` is for first fragments: apart, because with
 /// both in one the verifier would have each way to follow twice.
@@ -63,9 +78,9 @@ pub fn process<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTable
     packet: &mut P,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    let end = tables.with_info(|info| {
+    let end = tables.with_scratch(|Scratch { info, job }| {
         parse::<FIRSTS, F, P, T>(packet, info, tables).unpack()?;
-        run::<FIRSTS, F, P, T>(packet, info, tables)
+        run::<FIRSTS, F, P, T>(packet, info, job, tables)
     });
     match end {
         Some(end) => end,
@@ -77,23 +92,17 @@ pub fn process<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTable
 fn run<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     packet: &mut P,
     info: &PacketInfo<F>,
+    job: &mut Job<F>,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    let mut job = Job {
-        to: Endpoints::of(info),
-        way: Way::HOST,
-        backend: 0,
-        port: PoolPort::default(),
-        new_flow: false,
-        is_reply: false,
-    };
+    *job = Job::new(info);
     let decided = match service::find(packet, info, tables)? {
         Some(service) if service.flags & flags::FULL_NAT != 0 => {
             // One call after the other: they share their place on the stack.
-            match full::known(packet, info, service, &mut job, tables) {
-                full::UNKNOWN => match full::begin(packet, info, service, &mut job, tables) {
-                    GO_ON => match full::record(info, &job, tables) {
-                        full::AGAIN => full::known(packet, info, service, &mut job, tables),
+            match full::known(packet, info, service, job, tables) {
+                full::UNKNOWN => match full::begin(packet, info, service, job, tables) {
+                    GO_ON => match full::record(info, job, tables) {
+                        full::AGAIN => full::known(packet, info, service, job, tables),
                         recorded => recorded,
                     },
                     early => early,
@@ -101,15 +110,15 @@ fn run<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
                 known => known,
             }
         }
-        Some(service) => gateway::decide(packet, info, service, &mut job, tables),
-        None => reply::decide(packet, info, &mut job, tables),
+        Some(service) => gateway::decide(packet, info, service, job, tables),
+        None => reply::decide(packet, info, job, tables),
     };
     decided.unpack()?;
-    let sent = send::send(packet, info, &job, tables);
+    let sent = send::send(packet, info, job, tables);
     if !sent.is_early() {
-        count(info, &job, tables);
+        count(info, job, tables);
         if FIRSTS {
-            trace(info, job.backend, 0, Some(&job), tables);
+            trace(info, job.backend, 0, Some(job), tables);
         }
     }
     sent.unpack()

@@ -10,7 +10,7 @@ use crate::forward::answer::{self, Error};
 use crate::packet::Packet;
 use crate::packet_info::PacketInfo;
 use crate::tables::{FamilyTables, Route, RouteQuery, Tables};
-use crate::translate::{Endpoints, Sender, translate};
+use crate::translate::{Endpoints, Sender, translate, translate_later};
 use crate::verdict::{Packed, Verdict};
 
 /// What is done with a packet. In words rather than an enum: what an enum does
@@ -135,7 +135,9 @@ pub fn send<F: Family, P: Packet, T: Tables>(
     if info.ttl <= 1 || way.kind != Way::SEND {
         return refuse(packet, info, way, tables);
     }
-    emit(packet, info, to, way, tables)
+    emit(packet, way, tables, |packet, sender| {
+        translate(packet, info, to, sender)
+    })
 }
 
 /// The same for a fragment that is not the first. Nobody is told of one that
@@ -155,18 +157,19 @@ pub fn send_later<F: Family, P: Packet, T: Tables>(
     } else if way.kind == Way::DROP {
         way.reason
     } else {
-        return emit(packet, info, to, way, tables);
+        return emit(packet, way, tables, |packet, sender| {
+            translate_later(packet, to, sender)
+        });
     };
     Packed::new(Err(Verdict::Drop(reason)))
 }
 
 #[inline(always)]
-fn emit<F: Family, P: Packet, T: Tables>(
+fn emit<P: Packet, T: Tables>(
     packet: &mut P,
-    info: &PacketInfo<F>,
-    to: &Endpoints<F>,
     way: &Way,
     tables: &T,
+    translate: impl FnOnce(&mut P, Sender) -> Option<()>,
 ) -> Packed {
     let is_generic = tables.settings().is_some_and(|s| s.generic != 0);
     let sender = if way.interface == 0 {
@@ -176,7 +179,7 @@ fn emit<F: Family, P: Packet, T: Tables>(
     } else {
         Sender::Driver
     };
-    if translate(packet, info, to, sender).is_none() {
+    if translate(packet, sender).is_none() {
         return Packed::new(Err(Verdict::Drop(DropReason::Truncated)));
     }
     if way.interface == 0 {
