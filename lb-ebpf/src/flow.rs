@@ -19,8 +19,8 @@ pub struct Remembered {
 ///
 /// | slot | TCP SYN | recorded | neither |
 /// |---|---|---|---|
-/// | moving | new backend, record | as recorded | old backend, record |
-/// | pinned | the slot's, record if it was recorded elsewhere | as recorded | the slot's |
+/// | moving | new backend, record unless it is recorded there | as recorded | old backend, record |
+/// | pinned | the slot's, record if it is recorded elsewhere | as recorded | the slot's |
 ///
 /// A SYN begins a flow, also where one is recorded: clients use their ports
 /// again, and a backend that drains must not get what begins on them.
@@ -30,10 +30,12 @@ pub struct Remembered {
 #[inline(always)]
 pub fn decide(slot: Slot, syn: bool, recorded: Option<u32>, old: Option<u32>) -> Remembered {
     if syn {
-        let is_elsewhere = recorded.is_some_and(|backend| backend != slot.backend());
         return Remembered {
             backend: slot.backend(),
-            record: slot.is_moving() || is_elsewhere,
+            record: match recorded {
+                Some(backend) => backend != slot.backend(),
+                None => slot.is_moving(),
+            },
         };
     }
     if let Some(backend) = recorded {
@@ -68,6 +70,7 @@ mod tests {
         let slot = Slot::moving(NEW);
         assert_eq!(decide(slot, true, None, Some(OLD)), to(NEW, true));
         assert_eq!(decide(slot, true, Some(RECORDED), Some(OLD)), to(NEW, true));
+        assert_eq!(decide(slot, true, Some(NEW), Some(OLD)), to(NEW, false));
         assert_eq!(
             decide(slot, false, Some(RECORDED), Some(OLD)),
             to(RECORDED, false)

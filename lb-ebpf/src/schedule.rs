@@ -189,16 +189,11 @@ fn remembered<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         return Err(Verdict::Pass);
     }
     let now = tables.now();
-    let begins = slot.is_moving() && info.syn;
-    let recorded = if begins {
-        None
-    } else {
-        tables.flow(&info.flow_key(), now, |flow| {
-            !is_idle(flow.last_seen, now, service.idle_timeout)
-                && is_alive(tables, service, flow.backend, Some(flow.generation))
-        })
-    };
-    let old = if slot.is_moving() && recorded.is_none() && !begins {
+    let recorded = tables.flow(&info.flow_key(), now, |flow| {
+        !is_idle(flow.last_seen, now, service.idle_timeout)
+            && is_alive(tables, service, flow.backend, Some(flow.generation))
+    });
+    let old = if slot.is_moving() && recorded.is_none() && !info.syn {
         let index = slot_index(hash, service.slots);
         let offset = service.ring_offset + blocks(service.slots);
         let old = read_slot(tables, offset, index)?.backend();

@@ -15,6 +15,8 @@
     reason = "the xdp attribute drops the doc comments of its functions"
 )]
 
+#[path = "../bench/accesses.rs"]
+mod accesses;
 #[path = "../bench/floor.rs"]
 mod floor;
 #[path = "../bench/headers.rs"]
@@ -23,13 +25,17 @@ mod headers;
 mod program;
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use headers::{CHECKSUM, HeadersV4, HeadersV6, MACS, at};
+use lb_common::backend::Backend;
+use lb_common::counters::BackendCounters;
 use lb_common::protocol::TCP;
+use lb_common::ring::RingBlock;
 
 /// The program under test, at index 0.
 #[map]
@@ -92,6 +98,20 @@ static EXPECTED_DESTINATION: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static EXPECTED_PROTOCOL: Global<u32> = Global::new(0);
 
+/// Tables like the director's, of the size that user space gives them.
+#[map]
+static RINGS: Array<RingBlock> = Array::with_max_entries(1, 0);
+#[map]
+static ENTRIES: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static COUNTERS: PerCpuArray<BackendCounters> = PerCpuArray::with_max_entries(1, 0);
+
+/// How many slots and backend entries they have.
+#[unsafe(no_mangle)]
+static SLOT_COUNT: Global<u32> = Global::new(1);
+#[unsafe(no_mangle)]
+static ENTRY_COUNT: Global<u32> = Global::new(1);
+
 #[xdp(frags)]
 pub fn generator(context: XdpContext) -> u32 {
     match generate(&context) {
@@ -126,6 +146,14 @@ pub fn floor_mac_swap(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn floor_encapsulate(context: XdpContext) -> u32 {
     match floor::encapsulate(&context) {
+        Some(()) => XDP_TX,
+        None => XDP_DROP,
+    }
+}
+
+#[xdp(frags)]
+pub fn floor_accesses(context: XdpContext) -> u32 {
+    match accesses::touch(&context) {
         Some(()) => XDP_TX,
         None => XDP_DROP,
     }

@@ -1,6 +1,7 @@
 //! The director's program, with real maps filled by the real planner: time per
 //! packet, instructions per packet, memory. Called by `cargo xtask bench`.
 
+mod accesses;
 mod cases;
 mod clock;
 mod forwarded;

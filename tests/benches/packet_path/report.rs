@@ -18,17 +18,18 @@ pub fn print(results: &[Measured], scaling: &[Scaling], as_json: bool) {
         return;
     }
     println!(
-        "{:<46} {:>7} {:>15} {:>8} {:>8}  target",
-        "case", "net ns", "quartiles", "x encap", "x swap"
+        "{:<46} {:>7} {:>15} {:>8} {:>8} {:>8}  target",
+        "case", "net ns", "quartiles", "x encap", "x swap", "x memory"
     );
     for result in results {
         let Spread { median, low, high } = result.net;
         println!(
-            "{:<46} {median:>7.1} {:>15} {:>8.2} {:>8.1}  {}",
+            "{:<46} {median:>7.1} {:>15} {:>8.2} {:>8.1} {:>8.1}  {}",
             result.name,
             format!("{low:.1} to {high:.1}"),
             median / result.encapsulation.median,
             median / result.mac_swap.median,
+            median / result.accesses.median,
             Judgement::of(result, results).map_or_else(String::new, |j| j.in_words()),
         );
     }
@@ -126,6 +127,7 @@ fn to_json(result: &Measured, results: &[Measured]) -> serde_json::Value {
         "net": spread(&result.net),
         "constant_encapsulation": spread(&result.encapsulation),
         "mac_swap": spread(&result.mac_swap),
+        "memory_accesses_alone": spread(&result.accesses),
         "ratio_to_constant_encapsulation": result.net.median / result.encapsulation.median,
         "target": Judgement::of(result, results).map(|j| j.to_json()),
     })

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use crate::accesses::Accesses;
 use crate::cases::{Case, Extent, Target, XDP_TX, groups};
 use crate::programs::{EMPTY, ENCAPSULATE, MAC_SWAP, director};
 use crate::world::World;
@@ -21,6 +22,8 @@ pub struct Measured {
     pub encapsulation: Spread,
     /// MAC swap, in the same rounds.
     pub mac_swap: Spread,
+    /// Nothing but [`Accesses`] to memory, in the same rounds.
+    pub accesses: Spread,
     /// How fast it should be.
     pub target: Option<Target>,
 }
@@ -66,11 +69,13 @@ fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> 
     let empty = generator.floor(EMPTY)?;
     let swap = generator.floor(MAC_SWAP)?;
     let encapsulate = generator.floor(ENCAPSULATE)?;
+    let mut accesses = Accesses::like(world)?;
+    let accesses = accesses.program()?;
     let program = director(&world.bpffs)?;
     // Warms the caches up as they are in steady state.
     generator.run(&program, repeat, case.verdict())?;
     let before = world.counted()?;
-    let mut net = [Vec::new(), Vec::new(), Vec::new()];
+    let mut net = [const { Vec::new() }; 4];
     for _ in 0..rounds {
         let mut time = |program, verdict| -> anyhow::Result<f64> {
             Ok(generator.run(program, repeat, verdict)?.cpu_ns)
@@ -79,14 +84,16 @@ fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> 
         net[0].push(time(&program, case.verdict())? - base);
         net[1].push(time(&encapsulate, XDP_TX)? - base);
         net[2].push(time(&swap, XDP_TX)? - base);
+        net[3].push(time(&accesses, XDP_TX)? - base);
     }
     world.ensure_counted(case, before, rounds * u64::from(repeat))?;
-    let [program, encapsulation, mac_swap] = net.map(Spread::of);
+    let [program, encapsulation, mac_swap, accesses] = net.map(Spread::of);
     Ok(Measured {
         name: case.name.clone(),
         net: program,
         encapsulation,
         mac_swap,
+        accesses,
         target: case.target,
     })
 }

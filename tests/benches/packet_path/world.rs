@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use lb_common::backend::mode;
 use lb_common::counters::DropReason;
 use lb_common::nat::PoolPort;
@@ -58,7 +59,12 @@ pub struct Layout {
 impl Layout {
     /// IPv4 and IPv6, TCP and UDP, and as many again to replace them.
     fn max_backends(&self) -> u32 {
-        self.services * self.each * 8
+        self.backends() * 8
+    }
+
+    /// Backends of all services of one IP version and protocol.
+    pub const fn backends(&self) -> u32 {
+        self.services * self.each
     }
 
     /// Number of the VIP whose backend this is.
@@ -170,6 +176,17 @@ impl World {
             self.follow(&mut state, &wanted, IDLE_TIMEOUT + 1)?;
         }
         Ok(())
+    }
+
+    /// Slots of all services of one IP version and protocol.
+    pub fn slots(&self) -> anyhow::Result<u32> {
+        let key = ServiceKey {
+            vip: vip(true, 0),
+            port: PORT,
+            protocol: TCP,
+        };
+        let ring = self.state()?.ring_summary(&key).context("no ring")?;
+        Ok((ring.settled + ring.moving + ring.pinned) * self.layout.services)
     }
 
     fn state(&self) -> anyhow::Result<State> {

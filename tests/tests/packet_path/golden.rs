@@ -461,6 +461,7 @@ fn a_moving_slot_sends_each_flow_where_it_belongs_and_remembers() {
                 ("an old flow", web(1).build(), OLD, 0, 1),
                 ("the old flow again", web(1).build(), OLD, 0, 1),
                 ("a new flow", web(2).syn().build(), NEW, 1, 2),
+                ("its SYN again", web(2).syn().build(), NEW, 1, 2),
                 ("the new flow's next segment", web(2).build(), NEW, 0, 2),
                 ("an error about the new flow", icmp(web(2)), NEW, 0, 2),
                 ("UDP, which may be old", dns(3).build(), OLD, 1, 3),
