@@ -299,6 +299,18 @@ mod tests {
         assert_eq!(lines(&facts, &want), [""; 0]);
         assert_eq!(problems(&facts, &want), [""; 0]);
 
+        // Those of another lb-agent are replaced, and what holds them by itself
+        // one by one.
+        for by_filter in [false, true] {
+            let mut facts = facts.clone();
+            let programs = facts.programs.as_mut().unwrap();
+            programs.by_filter = by_filter;
+            programs.contents.as_mut().unwrap().build += 1;
+            let told = lines(&facts, &want);
+            let kept = told.iter().filter(|line| line.starts_with("lb_mss"));
+            assert_eq!(kept.count(), usize::from(by_filter), "{told:?}");
+        }
+
         // A new address is something the programs must be told.
         hold(&mut facts, "198.51.100.22", 24, "eth0");
         let told = problems(&facts, &want);

@@ -9,7 +9,7 @@ use crate::plan::Change;
 use crate::state::Want;
 use crate::tunnel::contents::Contents;
 use crate::tunnel::device::{self, Device};
-use crate::tunnel::programs::Hook;
+use crate::tunnel::programs::{Hook, Programs};
 use crate::tunnel::{Decapsulate, Mss, Tunnel};
 use crate::vip::LOOPBACK;
 
@@ -57,6 +57,7 @@ pub fn steps(facts: &Facts, old: Option<&Tunnel>, want: &Want) -> Steps {
     let mut wanted = BTreeSet::new();
     if let Some(tunnel) = &want.tunnel {
         let contents = Contents::wanted(facts, want, tunnel);
+        let build = contents.build;
         if programs.contents.as_ref() != Some(&contents) {
             steps.build.push(change(Step::Programs {
                 from: programs.contents.clone(),
@@ -64,8 +65,11 @@ pub fn steps(facts: &Facts, old: Option<&Tunnel>, want: &Want) -> Steps {
             }));
         }
         wanted = attachments(facts, want, tunnel);
-        for (hook, name) in wanted.difference(attached) {
-            steps.build.push(change(Step::Attach(*hook, name.clone())));
+        for (hook, name) in &wanted {
+            let place = (*hook, name.clone());
+            if !attached.contains(&place) || keeps_another(programs, *hook, build) {
+                steps.build.push(change(Step::Attach(*hook, name.clone())));
+            }
         }
         if tunnel.decapsulate == Decapsulate::Kernel {
             devices(facts, want, tunnel, &mut steps.build, &change);
@@ -92,6 +96,13 @@ pub fn steps(facts: &Facts, old: Option<&Tunnel>, want: &Want) -> Steps {
         }));
     }
     steps
+}
+
+/// Whether what is attached there is the program of another build, and stays so
+/// when those that links hold are replaced.
+fn keeps_another(programs: &Programs, hook: Hook, build: u32) -> bool {
+    let now = programs.contents.as_ref().map(|contents| contents.build);
+    hook == Hook::Leaving && programs.by_filter && now != Some(build)
 }
 
 /// Where programs must be attached, as far as the interfaces are there.

@@ -71,6 +71,9 @@ pub struct Programs {
     pub contents: Option<Contents>,
     /// Where programs are attached and at work, by interface name.
     pub attached: BTreeSet<(Hook, String)>,
+    /// Whether what leaves is held by tc filters, one by one: where there is no
+    /// tcx. They keep their program when that of the links is replaced.
+    pub by_filter: bool,
     /// XDP programs on interfaces that are not lb-agent's, by name of the
     /// interface. One of ours that nothing pins is about to go.
     pub foreign: BTreeMap<String, u32>,
@@ -116,6 +119,7 @@ impl Pins {
     pub fn observe(&self, links: &[Link], filtered: &BTreeSet<u32>) -> anyhow::Result<Programs> {
         let mut found = Programs {
             has_bpffs: is_on_bpffs(&self.directory),
+            by_filter: !has_tcx(),
             is_pinned: !self.pins().is_empty(),
             ..Programs::default()
         };
@@ -154,7 +158,7 @@ impl Pins {
     }
 
     /// Loads the programs if they are not, tells them what they must know, and
-    /// puts them in the place of older ones.
+    /// puts them in the place of older ones that links hold.
     pub fn write(&self, contents: &Contents) -> anyhow::Result<()> {
         let mut object = self.load()?;
         write_maps(&mut object, contents).context("cannot write the programs' maps")?;
@@ -184,14 +188,7 @@ impl Pins {
     pub fn detach(&self, hook: Hook, link: &Link) -> anyhow::Result<()> {
         remove_file(&self.pin(hook, link.index))?;
         if hook == Hook::Leaving && !has_tcx() {
-            let filter = SchedClassifierLink::attached(
-                &link.name,
-                TcAttachType::Egress,
-                FILTER_PRIORITY,
-                FILTER_HANDLE,
-                None,
-            )?;
-            filter
+            filter(link)?
                 .detach()
                 .with_context(|| format!("cannot detach {} from {}", hook.program(), link.name))?;
         }
@@ -489,15 +486,26 @@ fn attach_tc(object: &mut Ebpf, link: &Link, pin: &Path) -> anyhow::Result<()> {
     }
     // There already, for us or somebody else: the filter says if not.
     let _ = tc::qdisc_add_clsact(&link.name);
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: FILTER_PRIORITY,
-        handle: FILTER_HANDLE,
-        classid: None,
-    });
-    let id = program.attach_with_options(&link.name, TcAttachType::Egress, options)?;
+    let id = match program.attach_to_link(filter(link)?) {
+        Ok(replaced) => replaced,
+        Err(_) => {
+            let options = TcAttachOptions::Netlink(NlOptions {
+                priority: FILTER_PRIORITY,
+                handle: FILTER_HANDLE,
+                classid: None,
+            });
+            program.attach_with_options(&link.name, TcAttachType::Egress, options)?
+        }
+    };
     // Dropping the link would detach the filter.
     std::mem::forget(program.take_link(id)?);
     Ok(())
+}
+
+/// Our filter on an interface, whether it is there or not.
+fn filter(link: &Link) -> io::Result<SchedClassifierLink> {
+    let direction = TcAttachType::Egress;
+    SchedClassifierLink::attached(&link.name, direction, FILTER_PRIORITY, FILTER_HANDLE, None)
 }
 
 fn is_busy(error: &ProgramError) -> bool {

@@ -36,7 +36,7 @@ fn undo_leaves_nothing_of_it() -> anyhow::Result<()> {
         "the greater counts"
     );
     assert!(!bench.host.link("eth0")?["xdp"].is_null());
-    assert_eq!(bench.pins().len(), 3, "{:?}", bench.pins());
+    assert_eq!(bench.pins(), bench.all_pins()?);
     let applied = bench.snapshot()?;
 
     let report = bench.apply(&[]);

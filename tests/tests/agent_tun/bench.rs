@@ -8,6 +8,7 @@ use std::time::Duration;
 use integration::agent::Agent;
 use integration::packets::PacketSocket;
 use integration::{Host, Lab, Mac, Process, Segment, eventually};
+use lb_common::ABI_VERSION;
 use serde_json::Value;
 
 use crate::packet::{address, encapsulated, version};
@@ -206,6 +207,26 @@ impl Bench {
         Ok(lines)
     }
 
+    /// Names of the pins there are after `apply`.
+    pub fn all_pins(&self) -> anyhow::Result<Vec<String>> {
+        let index = self.host.link("eth0")?["ifindex"].clone();
+        let mut names = vec![format!("arriving-{index}")];
+        if has_tcx() {
+            names.push(format!("leaving-{index}"));
+        }
+        names.push(format!("v{ABI_VERSION}"));
+        Ok(names)
+    }
+
+    /// A command that detaches what leaves by eth0.
+    pub fn detach_leaving(&self) -> String {
+        if has_tcx() {
+            format!("rm {}/leaving-*", self.bpffs().display())
+        } else {
+            "tc filter delete dev eth0 egress".to_owned()
+        }
+    }
+
     /// Names of what is pinned; empty also if there is no directory.
     pub fn pins(&self) -> Vec<String> {
         let entries = fs::read_dir(self.bpffs()).into_iter().flatten().flatten();
@@ -215,4 +236,17 @@ impl Bench {
         names.sort();
         names
     }
+}
+
+/// Whether the kernel has tcx links: from Linux 6.6 on.
+fn has_tcx() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|text| text.parse().ok());
+    let version: (u32, u32) = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    version >= (6, 6)
 }

@@ -19,7 +19,7 @@ fn check_names_each_wrong_thing_and_its_command_mends_it() -> anyhow::Result<()>
         "sysctl -w net.ipv4.conf.eth0.rp_filter=1".to_owned(),
         "sysctl -w net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.all.rp_filter=1".to_owned(),
         format!("rm {pins}/arriving-*"),
-        format!("rm {pins}/leaving-*"),
+        bench.detach_leaving(),
         format!("rm -r {pins}/*"),
         "ip address add 198.51.100.22/24 dev eth0".to_owned(),
         "ip link set dev eth0 mtu 1400".to_owned(),
@@ -53,16 +53,17 @@ fn run_puts_back_what_drifts() -> anyhow::Result<()> {
     let run = bench.run()?;
     let pins = bench.bpffs();
     let pins = pins.display();
+    let all_pins = bench.all_pins()?;
     for breakage in [
         "sysctl -w net.ipv4.conf.eth0.rp_filter=1".to_owned(),
         format!("rm {pins}/arriving-*"),
-        format!("rm {pins}/leaving-*"),
+        bench.detach_leaving(),
         format!("rm -r {pins}/*"),
     ] {
         bench.host.run("sh", ["-c", &breakage])?;
         eventually(&format!("repair after {breakage}"), SOON, || {
             let fixes = bench.fixes();
-            (fixes.is_empty() && bench.pins().len() == 3)
+            (fixes.is_empty() && bench.pins() == all_pins)
                 .then_some(())
                 .ok_or(fixes)
         });
