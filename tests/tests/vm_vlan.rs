@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 const LONG: Duration = Duration::from_secs(300);
 /// Enough that each of two backends gets one, but for once in a billion times.
 const FLOWS: usize = 32;
-/// Port of the service in DR mode, and of the one in NAT mode.
+/// Port of the service in each mode.
 const DR: u16 = 7000;
 const NAT: u16 = 7001;
+const TUN: u16 = 7002;
 
 /// The clients' VLAN.
 const CLIENTS: &str = "eth0.10";
@@ -74,6 +75,7 @@ fn trunk() -> anyhow::Result<()> {
             let rip: std::net::IpAddr = inner(family, 21 + i as u8).parse()?;
             let addresses = [
                 SocketAddr::new(family.vip(), DR),
+                SocketAddr::new(family.vip(), TUN),
                 SocketAddr::new(rip, DR),
                 SocketAddr::new(rip, NAT),
             ];
@@ -109,6 +111,15 @@ fn trunk() -> anyhow::Result<()> {
     }
     ensure!(!strips(&director)?, "the card takes tags off");
     ensure_no_warnings(&site)?;
+
+    for backend in &site.backends {
+        decapsulate(&site, &backend.host)?;
+    }
+    for family in [Family::V4, Family::V6] {
+        put(&site, "tun", family, TUN)?;
+        served(&site, "tun", family, TUN).context("TUN")?;
+        served(&site, "dr", family, DR).context("DR beside TUN")?;
+    }
 
     // The director is the backends' gateway.
     for backend in &site.backends {
@@ -171,6 +182,21 @@ fn add_vlan(host: &Host, lower: &str, name: &str, kind: &[&str]) -> anyhow::Resu
     // The kernel would put off checksums to a card that does not do them.
     host.run("ethtool", ["-K", name, "tx", "off"])?;
     host.run("ip", ["link", "set", "dev", name, "up"]).map(drop)
+}
+
+/// Has a backend take packets out of the director's tunnel, in their VLAN.
+fn decapsulate(site: &Site, host: &Host) -> anyhow::Result<()> {
+    let vips = format!("{},{}", Family::V4.vip(), Family::V6.vip());
+    let directors = [Family::V4, Family::V6].map(|family| inner(family, 2));
+    let bpffs = site.lab.bpffs().join(host.name());
+    let bpffs = bpffs.to_str().context("lab path is not UTF-8")?;
+    let mode = ["apply", "--mode", "tun", "--bpffs", bpffs, "--vip", &vips];
+    let interfaces = ["--interface", CLIENTS, "--interface", BACKENDS];
+    let directors = ["--director", &directors.join(",")];
+    let applied =
+        Agent::new(&site.lab, host)?.call(&[&mode[..], &interfaces, &directors].concat())?;
+    ensure!(applied.code == 0, "{applied:?}");
+    Ok(())
 }
 
 /// Whether the director's card takes off tags before XDP sees them.
