@@ -14,8 +14,9 @@ use super::machine::{Machine, Output, Pace};
 use crate::paths;
 
 /// Programs that labs call.
-const LAB_PROGRAMS: [&str; 10] = [
+const LAB_PROGRAMS: [&str; 11] = [
     "ip",
+    "tc",
     "ethtool",
     "nginx",
     "curl",
@@ -118,7 +119,7 @@ impl Builder {
         self
     }
 
-    /// Adds what labs of this crate need: `lb-ctl`, `lb-agent`, ip, ethtool,
+    /// Adds what labs of this crate need: `lb-ctl`, `lb-agent`, ip, tc, ethtool,
     /// nginx, curl and others, and modules for segments.
     pub fn lab(mut self) -> Self {
         self.is_lab = true;

@@ -197,10 +197,13 @@ fn other_servers_offer_what_they_like() -> anyhow::Result<()> {
     let _listener = listen(&bench, 4);
     bench.send_inside(director(4), &syn(40_000, 4))?;
     assert_eq!(mss_of(&syn_ack(&bench, 40_000)?.1), Some(1460));
+    let lowered = || bench.number("counters", "mss_lowered");
+    assert_eq!(lowered(), 0);
     bench.apply(&["--decapsulate", "xdp"]);
     bench.send_inside(director(4), &syn(40_001, 4))?;
     assert_eq!(mss_of(&syn_ack(&bench, 40_001)?.1), Some(1420));
-    assert_eq!(bench.number("counters", "mss_lowered"), 1);
+    // Also those that the server sends again, as nobody answers them.
+    assert!(lowered() >= 1);
     Ok(())
 }
 

@@ -52,6 +52,8 @@ pub struct Outcome {
     pub passed: u32,
     /// Number of tests that failed.
     pub failed: u32,
+    /// Number of tests that were left out.
+    filtered: u32,
     /// How long it took, the machine's start included.
     pub time: Duration,
     /// Instructions verified, by program.
@@ -158,13 +160,16 @@ impl Suite {
     /// an outcome.
     pub fn run(&self, place: Place, exceptions: &Exceptions) -> anyhow::Result<Outcome> {
         let start = Instant::now();
-        let (text, end) = match place {
-            Place::Here => self.run_here()?,
+        let (skipped, (text, problem)) = match place {
+            Place::Here => (0, self.run_here()?),
             Place::Machine(kernel) => {
-                self.run_in_machine(kernel, &exceptions.of(kernel, &self.name))
+                let skipped = exceptions.of(kernel, &self.name);
+                (skipped.len(), self.run_in_machine(kernel, &skipped))
             }
         };
-        Ok(Outcome::new(&self.name, start.elapsed(), text, end))
+        let mut outcome = Outcome::new(&self.name, start.elapsed(), text, problem);
+        outcome.except(skipped);
+        Ok(outcome)
     }
 
     fn run_here(&self) -> anyhow::Result<(String, Option<String>)> {
@@ -223,10 +228,14 @@ impl Suite {
 
 impl Outcome {
     fn new(suite: &str, time: Duration, text: String, problem: Option<String>) -> Self {
-        let (passed, failed) = counts(&text).unwrap_or_default();
+        let Counts {
+            passed,
+            failed,
+            filtered,
+        } = counts(&text).unwrap_or_default();
         let end = match problem {
             Some(problem) => format!("FAILED ({problem}; {failed} tests failed)"),
-            None if passed == 0 => "FAILED (no test ran)".to_owned(),
+            None if passed == 0 => NOTHING_RAN.to_owned(),
             None => "ok".to_owned(),
         };
         Self {
@@ -234,15 +243,25 @@ impl Outcome {
             end,
             passed,
             failed,
+            filtered,
             time,
             verified: verified(&text),
             text,
         }
     }
 
-    /// Whether tests ran, and all of them passed.
+    /// Says that so many of the tests were not to run. That none did is no
+    /// failure if these are all there are.
+    fn except(&mut self, skipped: usize) {
+        let are_all = skipped > 0 && self.filtered as usize == skipped;
+        if self.end == NOTHING_RAN && are_all {
+            self.end = ALL_EXCEPTED.to_owned();
+        }
+    }
+
+    /// Whether the tests that were to run did, and all of them passed.
     pub fn is_good(&self) -> bool {
-        self.end == "ok"
+        self.end == "ok" || self.end == ALL_EXCEPTED
     }
 
     /// Tells the user how it ended, and everything about a failure.
@@ -260,14 +279,33 @@ impl Outcome {
     }
 }
 
-/// Tests passed and failed, from the test runner's last line.
-fn counts(text: &str) -> Option<(u32, u32)> {
+/// How a suite ended of which no test ran.
+const NOTHING_RAN: &str = "FAILED (no test ran)";
+
+/// How one ended of which none was to run.
+const ALL_EXCEPTED: &str = "not run, as the README says";
+
+/// Numbers of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    /// Left out.
+    filtered: u32,
+}
+
+/// From the test runner's last line.
+fn counts(text: &str) -> Option<Counts> {
     let (_, result) = text.rsplit_once("test result: ")?;
     let number = |what: &str| -> Option<u32> {
         let (before, _) = result.split_once(what)?;
         before.rsplit(' ').next()?.parse().ok()
     };
-    Some((number(" passed")?, number(" failed")?))
+    Some(Counts {
+        passed: number(" passed")?,
+        failed: number(" failed")?,
+        filtered: number(" filtered out")?,
+    })
 }
 
 /// Instructions by program, from lines `verified: PROGRAM: NUMBER`.
@@ -289,7 +327,12 @@ mod tests {
         let text = "verified: director: 4711\nverified: director with logging: 5000\n\
                     test result: FAILED. 11 passed; 2 failed; 0 ignored; 0 measured; \
                     3 filtered out; finished in 1.20s\n";
-        assert_eq!(counts(text), Some((11, 2)));
+        let expected = Counts {
+            passed: 11,
+            failed: 2,
+            filtered: 3,
+        };
+        assert_eq!(counts(text), Some(expected));
         let programs: Vec<_> = verified(text).into_iter().collect();
         let expected = [("director", 4711), ("director with logging", 5000)];
         assert_eq!(programs, expected.map(|(name, n)| (name.to_owned(), n)));
@@ -299,8 +342,12 @@ mod tests {
     #[test]
     fn a_suite_that_runs_nothing_has_failed() {
         let none = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\n";
-        let outcome = Outcome::new("suite", Duration::ZERO, none.to_owned(), None);
+        let mut outcome = Outcome::new("suite", Duration::ZERO, none.to_owned(), None);
         assert!(!outcome.is_good());
+        outcome.except(8);
+        assert!(!outcome.is_good());
+        outcome.except(9);
+        assert!(outcome.is_good());
         let one = none.replace("0 passed", "1 passed");
         assert!(Outcome::new("suite", Duration::ZERO, one, None).is_good());
     }
