@@ -36,3 +36,8 @@ pub use process::Process;
 pub use segment::Segment;
 pub use wait::{Outcome, eventually, try_eventually};
 pub use xdp::XdpAction;
+
+/// Bytes that a socket may hold until a test comes to read them. The kernel
+/// counts whole pages for packets that have been through XDP: with its default
+/// fifty are too many.
+const RECEIVE_BUFFER: usize = 4 << 20;

@@ -91,7 +91,7 @@ impl Scene {
     fn check_health(&self) -> anyhow::Result<()> {
         let mut service = self.lab.api().get("/v1/config")?.ok()?.json()?["services"][0].take();
         service["health_check"] = json!({
-            "type": "tcp", "interval_ms": 200, "timeout_ms": 200, "rise": 2, "fall": 2,
+            "type": "tcp", "interval_ms": 500, "timeout_ms": 500, "rise": 1, "fall": 4,
         });
         let path = "/v1/services/talk";
         self.lab.api().put(path, &service)?.ok()?;

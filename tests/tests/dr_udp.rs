@@ -89,7 +89,7 @@ impl Scene {
     fn check_health(&self) -> anyhow::Result<()> {
         let mut service = self.service();
         service["health_check"] = json!({
-            "type": "tcp", "interval_ms": 200, "timeout_ms": 200, "rise": 2, "fall": 2,
+            "type": "tcp", "interval_ms": 500, "timeout_ms": 500, "rise": 1, "fall": 4,
         });
         self.lab.put_service(&service)
     }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 
-use crate::Host;
+use crate::{Host, RECEIVE_BUFFER};
 
 /// A socket that sends and receives whole Ethernet frames on one interface.
 #[derive(Debug)]
@@ -113,6 +115,7 @@ fn open_here(ifname: &str) -> anyhow::Result<PacketSocket> {
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor for us.
     let socket = PacketSocket(unsafe { OwnedFd::from_raw_fd(fd) });
+    setsockopt(&socket.0, RcvBufForce, &RECEIVE_BUFFER)?;
     let index = nix::net::if_::if_nametoindex(ifname)?;
     // SAFETY: all fields are integers, for which zero is a value.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };

@@ -7,10 +7,11 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{Backlog, listen};
+use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::{Backlog, listen, setsockopt};
 
 use super::{ANSWER, NAME, QUESTION, padded};
-use crate::Host;
+use crate::{Host, RECEIVE_BUFFER};
 
 /// Milliseconds within which a server notices that it shall end.
 const STOP_CHECK: u16 = 20;
@@ -82,6 +83,7 @@ impl Server {
             self.listeners.push(listener);
             let socket = UdpSocket::bind(address).with_context(what)?;
             socket.set_nonblocking(true)?;
+            setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER)?;
             self.datagrams.push(socket);
         }
         Ok(())
