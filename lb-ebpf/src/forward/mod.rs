@@ -75,15 +75,15 @@ pub fn forward_later<F: Family, P: Packet>(
     chosen: &Chosen<'_>,
 ) -> Result<Verdict, Verdict> {
     let backend = chosen.backend;
+    if info.ip_length > backend.mtu {
+        return drop(if info.may_fragment {
+            DropReason::NeedsFragmenting
+        } else {
+            DropReason::TooBigUntold
+        });
+    }
     match backend.mode {
         mode::DR => dr::rewrite(packet, backend)?,
-        mode::TUN_V4 | mode::TUN_V6 if info.ip_length > backend.mtu => {
-            return drop(if info.may_fragment {
-                DropReason::NeedsFragmenting
-            } else {
-                DropReason::TooBigUntold
-            });
-        }
         mode::TUN_V4 => tun::in_ipv4(packet, info, chosen)?,
         mode::TUN_V6 => tun::in_ipv6(packet, info, chosen)?,
         _ => return drop(DropReason::UnsupportedMode),
@@ -99,11 +99,12 @@ fn rewrite<F: Family, P: Packet>(
     too_big: impl FnOnce(&mut P, u16) -> Result<Verdict, Verdict>,
 ) -> Result<Packed, Verdict> {
     let backend = chosen.backend;
+    // In DR too: drivers lose what their interface cannot send.
+    if info.ip_length > backend.mtu {
+        return Err(too_big(packet, backend.mtu)?);
+    }
     match backend.mode {
         mode::DR => dr::rewrite(packet, backend)?,
-        mode::TUN_V4 | mode::TUN_V6 if info.ip_length > backend.mtu => {
-            return Err(too_big(packet, backend.mtu)?);
-        }
         mode::TUN_V4 => tun::in_ipv4(packet, info, chosen)?,
         mode::TUN_V6 => tun::in_ipv6(packet, info, chosen)?,
         _ => return drop(DropReason::UnsupportedMode),

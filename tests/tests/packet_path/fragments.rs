@@ -182,12 +182,13 @@ fn jumbo_frames_in_several_buffers_are_forwarded() {
     // More than the kernel puts into the first buffer of a test run.
     const JUMBO: usize = 8000;
     each("jumbo", |world, version| {
-        let frame = super::packet::tcp(Vip::Plain.address(version), 80)
+        let frame = super::packet::tcp(Vip::Spread.address(version), 80)
             .payload(JUMBO)
             .build();
         let outcome = run(world, &frame);
         assert_eq!(outcome.verdict, Verdict::Transmit);
-        assert_eq!(outcome.bytes[..6], backend_mac(1));
+        let to = &outcome.bytes[..6];
+        assert!((8..=10).any(|n| to == backend_mac(n)), "{to:02x?}");
         assert_eq!(outcome.bytes[12..], frame[12..]);
         let short = &frame[..frame.len() - 1];
         let outcome = run(world, short);

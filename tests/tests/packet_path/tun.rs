@@ -162,7 +162,11 @@ fn of_length(vip: IpAddr, length: usize) -> Packet {
 fn the_largest_packet_that_fits_is_forwarded_and_one_byte_more_is_answered() {
     World::with("tun-mtu", |world| {
         for version in [4, 6] {
-            for (vip, overhead) in [(Vip::TunV4, OVERHEAD_V4), (Vip::TunV6, OVERHEAD_V6)] {
+            for (vip, overhead) in [
+                (Vip::TunV4, OVERHEAD_V4),
+                (Vip::TunV6, OVERHEAD_V6),
+                (Vip::Plain, 0),
+            ] {
                 let vip = vip.address(version);
                 let largest = usize::from(MTU) - overhead;
                 let fits = world.in_kernel(&of_length(vip, largest).build());
@@ -219,13 +223,15 @@ fn check_answer(frame: &[u8], answer: &[u8], vip: IpAddr, mtu: u32) {
 #[test]
 fn what_cannot_be_told_is_dropped_under_its_own_reason() {
     World::with("tun-untold", |world| {
-        let vip = Vip::TunV4.address(4);
-        let mut may_fragment = of_length(vip, 1481).build();
-        may_fragment[20] &= !0x40;
-        let outcome = world.in_kernel(&may_fragment);
-        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NeedsFragmenting));
-        assert_eq!(outcome.bytes, may_fragment);
+        for (vip, length) in [(Vip::TunV4, 1481), (Vip::Plain, 1501)] {
+            let mut may_fragment = of_length(vip.address(4), length).build();
+            may_fragment[20] &= !0x40;
+            let outcome = world.in_kernel(&may_fragment);
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NeedsFragmenting));
+            assert_eq!(outcome.bytes, may_fragment);
+        }
 
+        let vip = Vip::TunV4.address(4);
         // With the next second there is a new budget: that may come between.
         let frame = of_length(vip, 1481).build();
         let untold = (0..10).any(|_| {

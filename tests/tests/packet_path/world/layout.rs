@@ -107,8 +107,11 @@ impl Vip {
     }
 }
 
-/// MTU of the path to every backend.
+/// MTU of the path to every backend but those of [`Vip::Spread`].
 pub const MTU: u16 = 1500;
+
+/// MTU of the path to those.
+pub const JUMBO_MTU: u16 = 9000;
 
 /// MTU of the path to the client at the narrow end.
 pub const NARROW: u16 = 1000;
@@ -241,7 +244,7 @@ pub fn backend(version: u8, n: u8, next_hops: &NextHops) -> DesiredBackend {
         } else {
             DIRECTOR_MAC
         },
-        mtu: MTU,
+        mtu: if matches!(n, 8..=10) { JUMBO_MTU } else { MTU },
         source: None,
     };
     DesiredBackend {
