@@ -44,6 +44,8 @@ impl Capture {
         let mut command = host.command("tcpdump");
         // Root as it is: tcpdump's own user could not write the file.
         command.args(["-n", "-Z", "root", "--immediate-mode", "-U", "-i", ifname]);
+        // Room for a burst: each frame takes as much of it as the longest may.
+        command.args(["-B", "16384", "-s", "65535"]);
         command.arg("-w").arg(&file).arg(filter);
         let process = host.spawn(command, &stem)?;
         try_eventually("tcpdump to listen", PATIENCE, || {

@@ -156,7 +156,7 @@ fn down_resets_no_flow() -> anyhow::Result<()> {
     let mut lab = DrLab::new("noreset", 2)?;
     lab.start_director(&[])?;
     let _echoes = serve(&lab)?;
-    let talk = talk(&lab.client, Protocol::Tcp, Family::V4, 400)?;
+    let talk = talk(&lab.client, Protocol::Tcp, Family::V4, 200)?;
     talk.round("before")?;
     let resets = Capture::start(
         &lab.lab,
