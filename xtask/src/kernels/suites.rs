@@ -27,7 +27,7 @@ const OF_TUNNELS: &str = "tun_";
 const TUNNEL_MODULES: [&str; 3] = ["ipip", "sit", "ip6_tunnel"];
 
 /// Longest time of one suite in a machine: emulated, all is many times slower.
-const TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Tests at a time in a machine. Two emulated processors are few, and tests have
 /// deadlines.
