@@ -488,6 +488,7 @@ fn attach_tc(object: &mut Ebpf, link: &Link, pin: &Path) -> anyhow::Result<()> {
     let _ = tc::qdisc_add_clsact(&link.name);
     let id = match program.attach_to_link(filter(link)?) {
         Ok(replaced) => replaced,
+        // There is none yet; whatever else it was, the next attempt says.
         Err(_) => {
             let options = TcAttachOptions::Netlink(NlOptions {
                 priority: FILTER_PRIORITY,

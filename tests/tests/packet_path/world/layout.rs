@@ -111,7 +111,7 @@ impl Vip {
 pub const MTU: u16 = 1500;
 
 /// MTU of the path to those.
-pub const JUMBO_MTU: u16 = 9000;
+const JUMBO_MTU: u16 = 9000;
 
 /// MTU of the path to the client at the narrow end.
 pub const NARROW: u16 = 1000;
