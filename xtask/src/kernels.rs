@@ -7,6 +7,8 @@ pub mod fetch;
 mod place;
 pub mod suites;
 
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -61,21 +63,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     root::become_root("a suite in network namespaces")?;
     let suites = chosen_suites(args)?;
     let exceptions = Exceptions::read()?;
+    let (here, machines): (Vec<Place>, Vec<Place>) = chosen_places(args)?
+        .into_iter()
+        .partition(|&place| place == Place::Here);
     let mut rows = Vec::new();
-    for place in chosen_places(args)? {
-        let release = place.release()?;
-        let mut outcomes = Vec::new();
-        for suite in &suites {
-            eprintln!("==> {} on {place} ({release})", suite.name);
-            let outcome = suite.run(place, &exceptions)?;
-            outcome.report();
-            outcomes.push(outcome);
-        }
-        rows.push(Row {
-            place,
-            release,
-            outcomes,
-        });
+    // Suites that run here take all processors, a machine hardly more than one.
+    for places in here.chunks(1).chain([machines.as_slice()]) {
+        rows.extend(run_beside(places, &suites, &exceptions)?);
     }
     print_table(&rows);
     let failures: Vec<String> = rows.iter().flat_map(Row::problems).collect();
@@ -87,6 +81,41 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     } else {
         compare(&rows)
     }
+}
+
+/// Runs the suites in several places, in all of them at the same time.
+fn run_beside(
+    places: &[Place],
+    suites: &[Suite],
+    exceptions: &Exceptions,
+) -> anyhow::Result<Vec<Row>> {
+    thread::scope(|scope| {
+        let running: Vec<_> = places
+            .iter()
+            .map(|&place| scope.spawn(move || run_in(place, suites, exceptions)))
+            .collect();
+        let rows = running.into_iter().map(|thread| {
+            let row = thread.join();
+            row.unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        rows.collect()
+    })
+}
+
+fn run_in(place: Place, suites: &[Suite], exceptions: &Exceptions) -> anyhow::Result<Row> {
+    let release = place.release()?;
+    let mut outcomes = Vec::new();
+    for suite in suites {
+        eprintln!("==> {} on {place} ({release})", suite.name);
+        let outcome = suite.run(place, exceptions)?;
+        outcome.report(place);
+        outcomes.push(outcome);
+    }
+    Ok(Row {
+        place,
+        release,
+        outcomes,
+    })
 }
 
 /// Writes the figures of the machines to the baseline.

@@ -137,7 +137,7 @@ impl Builder {
 
     /// Boots the machine, runs a shell script in it as root, and
     /// waits until the machine is off. `timeout` counts from the start of the
-    /// machine, not from the call: only one machine runs at a time.
+    /// machine, not from the call: of each kernel one machine runs at a time.
     ///
     /// # Errors
     /// When something that was asked for is missing, the kernel panics, or the

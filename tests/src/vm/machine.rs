@@ -1,9 +1,11 @@
 //! A running machine.
 
 use std::fs::{self, File};
+use std::num::NonZero;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -95,9 +97,7 @@ impl Machine<'_> {
     /// # Errors
     /// When the machine cannot start, panics, or still runs at the deadline.
     pub fn run(&self, place: &Path, timeout: Duration) -> anyhow::Result<Output> {
-        // Emulation takes every processor that it gets: one machine at a time,
-        // whoever starts it, or all run into their deadlines.
-        let lock = File::create(directory().join("lock"))?;
+        let lock = File::create(directory().join(format!("lock-{}", self.lane())))?;
         let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
         let (console, output) = (place.join("console.log"), place.join("output.log"));
         let mut qemu = Command::new(program("qemu-system-x86_64")?);
@@ -136,6 +136,14 @@ impl Machine<'_> {
             bail!("QEMU ended with {end}; {}", seen());
         }
         result(&output, &console).with_context(|| format!("in kernel {kernel}; {}", seen()))
+    }
+
+    /// Machines of one lane wait for one another, whoever starts them. Emulation
+    /// takes every processor that it gets: with more machines than processors
+    /// all would run into their deadlines. Those of one kernel share a lane.
+    fn lane(&self) -> usize {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        self.kernel as usize % processors
     }
 }
 

@@ -29,8 +29,8 @@ const TUNNEL_MODULES: [&str; 3] = ["ipip", "sit", "ip6_tunnel"];
 /// Longest time of one suite in a machine: emulated, all is many times slower.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// Tests at a time in a machine. Two emulated processors are few, and tests have
-/// deadlines.
+/// Tests at a time in a machine. Two emulated processors are few, tests have
+/// deadlines, and machines of other kernels run beside it.
 const THREADS_IN_MACHINE: &str = "1";
 
 /// A suite of the integration tests.
@@ -265,12 +265,12 @@ impl Outcome {
     }
 
     /// Tells the user how it ended, and everything about a failure.
-    pub fn report(&self) {
+    pub fn report(&self, place: Place) {
         if !self.is_good() {
             eprintln!("{}", self.text);
         }
         eprintln!(
-            "    {}: {} passed in {} s: {}",
+            "    {} on {place}: {} passed in {} s: {}",
             self.suite,
             self.passed,
             self.time.as_secs(),
