@@ -87,21 +87,26 @@ impl Host {
         // Frames of local sockets would otherwise carry unfinished checksums,
         // which XDP forwards as they are and the receiver then drops.
         self.run("ethtool", ["-K", ifname, "tx", "off"])?;
-        self.run("ip", ["link", "set", "dev", ifname, "up"])?;
-        for address in addresses {
-            self.add_address(ifname, address)?;
-        }
+        let mut lines = vec![format!("link set dev {ifname} up")];
+        lines.extend(addresses.iter().map(|a| address_line(ifname, a)));
+        self.ip_batch(&lines)?;
         segment.connect(&port)
     }
 
     /// Adds an address (`address/prefix`) to an interface, without duplicate
     /// address detection.
     pub fn add_address(&self, ifname: &str, address: &str) -> anyhow::Result<()> {
-        let mut args = vec!["address", "add", address, "dev", ifname];
-        if address.contains(':') {
-            args.push("nodad");
-        }
-        self.run("ip", args).map(drop)
+        self.ip_batch(&[address_line(ifname, address)])
+    }
+
+    /// Runs `ip` once with these command lines, until one fails. Starting a
+    /// program is what takes longest in an emulated machine.
+    pub(crate) fn ip_batch(&self, lines: &[String]) -> anyhow::Result<()> {
+        let file = tempfile::NamedTempFile::new_in(&self.0.lab_dir)?;
+        fs::write(&file, lines.join("\n") + "\n")?;
+        let args = [OsStr::new("-batch"), file.path().as_os_str()];
+        let ran = self.run("ip", args).map(drop);
+        ran.with_context(|| lines.join("\n"))
     }
 
     /// A command that will run in the host's network namespace; everything
@@ -228,6 +233,11 @@ impl Inner {
         )?;
         setns(namespace, CloneFlags::CLONE_NEWNET)
     }
+}
+
+fn address_line(ifname: &str, address: &str) -> String {
+    let detection = if address.contains(':') { " nodad" } else { "" };
+    format!("address add {address} dev {ifname}{detection}")
 }
 
 fn sysctl_path(key: &str) -> PathBuf {

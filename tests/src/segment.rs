@@ -32,21 +32,10 @@ impl Segment {
     pub(crate) fn new(switch: Host, number: u8, xdp_pass: &Path) -> anyhow::Result<Self> {
         // A switch has no business with IP.
         switch.set_sysctl("net.ipv6.conf.default.disable_ipv6", 1)?;
-        switch.run(
-            "ip",
-            [
-                "link",
-                "add",
-                BRIDGE,
-                "type",
-                "bridge",
-                "stp_state",
-                "0",
-                "mcast_snooping",
-                "0",
-            ],
-        )?;
-        switch.run("ip", ["link", "set", "dev", BRIDGE, "up"])?;
+        switch.ip_batch(&[
+            format!("link add {BRIDGE} type bridge stp_state 0 mcast_snooping 0"),
+            format!("link set dev {BRIDGE} up"),
+        ])?;
         Ok(Self(Arc::new(Inner {
             switch,
             number,
@@ -79,34 +68,18 @@ impl Segment {
     pub(crate) fn add_veth(&self, host: &Host, ifname: &str, mac: Mac) -> anyhow::Result<String> {
         let port = port_name(self.0.ports.fetch_add(1, Ordering::Relaxed) + 1);
         let switch = &self.0.switch;
-        switch.run(
-            "ip",
-            [
-                "link",
-                "add",
-                "name",
-                &port,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                ifname,
-                "netns",
-                host.namespace(),
-                "address",
-                &mac.to_string(),
-            ],
-        )?;
         let pass = self.0.xdp_pass.to_str().context("lab path is not UTF-8")?;
-        switch.run(
-            "ip",
-            ["link", "set", "dev", &port, "xdpdrv", "pinned", pass],
-        )?;
+        let netns = host.namespace();
+        switch.ip_batch(&[
+            format!(
+                "link add name {port} type veth peer name {ifname} netns {netns} address {mac}"
+            ),
+            format!("link set dev {port} up xdpdrv pinned {pass}"),
+        ])?;
         // A switch passes frames as they are. A port with an XDP program would
         // merge segments, and what comes of them when they are parted again
         // carries unfinished checksums, with which XDP forwards them.
         switch.run("ethtool", ["-K", &port, "gro", "off", "tx", "off"])?;
-        switch.run("ip", ["link", "set", "dev", &port, "up"])?;
         Ok(port)
     }
 
