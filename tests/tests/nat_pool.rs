@@ -228,7 +228,9 @@ impl Scene {
             })
         };
         let what = format!("{used} of {ports} ports to be taken");
-        self.site.wait_status(&what, LONG, is_so).map(drop)
+        // lb-ctl spends a tenth of its time at most on looking at flows: of
+        // tens of thousands, emulated, it tells once a minute.
+        self.site.wait_status(&what, 10 * LONG, is_so).map(drop)
     }
 }
 
