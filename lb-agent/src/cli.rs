@@ -16,7 +16,7 @@ use crate::interface;
 use crate::prefix::Prefix;
 use crate::report::Report;
 use crate::run;
-use crate::state::{self, Store, Want};
+use crate::state::{self, Store, Want, list};
 use crate::tunnel::status::status;
 use crate::tunnel::{DEFAULT_BPFFS, Decapsulate, Mode, Mss, Tunnel};
 use crate::undo;
@@ -39,13 +39,15 @@ struct Cli {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
-    /// Set the ARP sysctls, then put the VIPs on lo; remember what was there
+    /// Hold exactly these VIPs: set the ARP sysctls, then put them on lo. Those
+    /// applied before and not named now are given up. What was there is remembered
     Apply,
     /// Name each wrong thing and the command that mends it
     Check,
     /// Apply, then watch and put back what drifts, until SIGTERM
     Run,
-    /// Restore exactly what the first apply found
+    /// Restore exactly what the first apply found, all VIPs and settings; to give
+    /// up one VIP of several, apply the others
     Undo,
 }
 
@@ -146,15 +148,36 @@ async fn dispatch(cli: &Cli) -> anyhow::Result<Option<Report>> {
             let report = apply::apply(&host, &store, &want, options.dry_run, Absent::Refuse);
             Ok(Some(report.await?))
         }
-        Command::Undo => Ok(Some(
-            undo::undo(&Host::connect()?, &store, options.dry_run).await?,
-        )),
-        Command::Check => Ok(Some(checked(&store, want, mode).await?)),
+        Command::Undo => {
+            refuse_part(&store, &options.vips)?;
+            let host = Host::connect()?;
+            Ok(Some(undo::undo(&host, &store, options.dry_run).await?))
+        }
+        Command::Check => Ok(Some(checked(&store, want, mode, options).await?)),
         Command::Run if options.dry_run => {
             bail!("`run` has no dry run; see what it would do first: lb-agent apply --dry-run")
         }
         Command::Run => run::run(&store, &want, |report| print(cli, report)).await,
     }
+}
+
+/// `undo` is for all VIPs: naming only some of them means something else.
+fn refuse_part(store: &Store, named: &[Vip]) -> anyhow::Result<()> {
+    let held = store.load()?.map(|state| state.want.vips);
+    let held = held.unwrap_or_default();
+    let others: Vec<Vip> = held
+        .iter()
+        .copied()
+        .filter(|v| !named.contains(v))
+        .collect();
+    if !named.is_empty() && !others.is_empty() {
+        bail!(
+            "undo gives back all that apply changed, also {0}: leave --vip out if that is meant; \
+             to give up the VIPs named, apply the others: lb-agent apply --vip {0}",
+            list(&others)
+        );
+    }
+    Ok(())
 }
 
 /// Flags override the file, each list as a whole.
@@ -205,7 +228,12 @@ fn merge(options: &Options, config: Config) -> anyhow::Result<(Store, Want)> {
     Ok((Store::new(dir), want))
 }
 
-async fn checked(store: &Store, mut want: Want, mode: Option<Mode>) -> anyhow::Result<Report> {
+async fn checked(
+    store: &Store,
+    mut want: Want,
+    mode: Option<Mode>,
+    options: &Options,
+) -> anyhow::Result<Report> {
     let state = store.load()?;
     if let Some(state) = &state {
         if want.vips.is_empty() {
@@ -228,6 +256,8 @@ async fn checked(store: &Store, mut want: Want, mode: Option<Mode>) -> anyhow::R
              or in a file: --config FILE"
         );
     }
+    // Before defaults are filled in.
+    let asked = arguments(&want, options);
     let applied = state.as_ref().and_then(|state| state.want.tunnel.as_ref());
     let tunnel = want.tunnel.as_ref().or(applied);
     let facts = Host::connect()?.facts(tunnel).await?;
@@ -242,14 +272,39 @@ async fn checked(store: &Store, mut want: Want, mode: Option<Mode>) -> anyhow::R
     }
     notes.extend(apply::decide(&facts, &mut want));
     let status = status(&facts, &want, &mut notes);
+    let mut findings = check::check(&facts, state.as_ref(), &want);
+    for finding in &mut findings {
+        // One that says all that the host shall hold is complete.
+        if finding.fix.starts_with("lb-agent apply") && !finding.fix.contains(" --vip ") {
+            finding.fix += &asked;
+        }
+    }
     Ok(Report {
         command: "check",
-        findings: check::check(&facts, state.as_ref(), &want),
+        findings,
         want,
         status,
         notes,
         ..Report::default()
     })
+}
+
+/// What to tell `lb-agent apply` so that the host holds all this.
+fn arguments(want: &Want, options: &Options) -> String {
+    let mut text = String::new();
+    if let Some(config) = &options.config {
+        text += &format!(" --config {}", config.display());
+    }
+    if options.config.is_none() || !options.vips.is_empty() {
+        text += &format!(" --vip {}", list(&want.vips));
+    }
+    if let (None, Some(tunnel)) = (&options.config, &want.tunnel) {
+        text += &format!(" --mode tun --director {}", list(&tunnel.directors));
+    }
+    if let Some(state) = &options.state {
+        text += &format!(" --state {}", state.display());
+    }
+    text
 }
 
 fn failure(cli: &Cli, error: &anyhow::Error) -> Report {

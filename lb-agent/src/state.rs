@@ -43,6 +43,12 @@ impl fmt::Display for Want {
     }
 }
 
+/// Items as an option takes them: separated by commas.
+pub fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    items.join(",")
+}
+
 /// What is wanted, and what was there before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {

@@ -111,7 +111,11 @@ pub fn process<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
 #[inline(always)]
 fn answer<F: Family, P: Packet>(packet: &mut P, info: &PacketInfo<F>) -> Result<Verdict, Verdict> {
     // The answer would be for many, or for nobody.
-    if !F::is_of_one_host(&info.client) {
+    let is_from_group = || {
+        let ethernet = packet.read::<EthernetHeader>(0);
+        ethernet.is_none_or(|ethernet| ethernet.is_from_group())
+    };
+    if !F::is_of_one_host(&info.client) || is_from_group() {
         return Err(Verdict::Pass);
     }
     info.check_lengths(packet)?;

@@ -60,7 +60,7 @@ pub fn extension_headers<P: Packet>(packet: &P, first: u8, offset: usize) -> Ext
     let mut offset = offset;
     let mut fragment = fragment::NONE;
     for _ in 0..MAX_EXTENSIONS {
-        if !matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
+        if !is_extension(next_header) {
             return Extensions::End(next_header, offset, fragment);
         }
         let Some(start) = packet.read::<ExtensionStart>(offset) else {
@@ -78,7 +78,7 @@ pub fn extension_headers<P: Packet>(packet: &P, first: u8, offset: usize) -> Ext
                 let Some(id) = packet.read::<u32>(offset + 4) else {
                     return Extensions::Truncated;
                 };
-                fragment = fragment::FIRST | u64::from(id);
+                fragment = fragment::first(id, offset + 8);
             }
         } else if next_header == ROUTING && start.specific[1] != 0 {
             return Extensions::NotFinal;
@@ -86,5 +86,14 @@ pub fn extension_headers<P: Packet>(packet: &P, first: u8, offset: usize) -> Ext
         next_header = start.next_header;
         offset += units * 8;
     }
-    Extensions::TooMany
+    if is_extension(next_header) {
+        Extensions::TooMany
+    } else {
+        Extensions::End(next_header, offset, fragment)
+    }
+}
+
+#[inline(always)]
+const fn is_extension(next_header: u8) -> bool {
+    matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
 }

@@ -35,6 +35,12 @@ pub trait Family: Sized {
     /// Whether this is IPv4.
     const IS_V4: bool;
 
+    /// Whether fragments of two packets that have the same addresses and number
+    /// are told apart by their protocol: in RFC 791, section 3.2, they are. The
+    /// fragment header of RFC 8200 names what follows it, which in a later
+    /// fragment need not be the protocol.
+    const FRAGMENTS_HAVE_PROTOCOL: bool = Self::IS_V4;
+
     /// Type of ICMP's echo request (RFC 792, RFC 4443); its code is 0.
     const ECHO_REQUEST: u8;
 

@@ -27,8 +27,8 @@ use crate::tables::{FamilyTables, Scratch, Tables};
 use crate::translate::Endpoints;
 use crate::verdict::{Packed, Verdict, drop};
 
-/// Leaves a trace of a first fragment that goes to or comes from a backend,
-/// for the others of its packet.
+/// Leaves a trace of a first fragment that goes to or comes from a backend, or
+/// is the host's ([`TO_HOST`]), for the others of its packet.
 #[inline(never)]
 pub fn trace<F: Family, T: Tables + FamilyTables<F>>(
     info: &PacketInfo<F>,
@@ -37,9 +37,7 @@ pub fn trace<F: Family, T: Tables + FamilyTables<F>>(
     translated: Option<&Job<F>>,
     tables: &T,
 ) {
-    let Some(entry) = tables.backend(backend) else {
-        return;
-    };
+    let generation = tables.backend(backend).map_or(0, |entry| entry.generation);
     let (source, destination, is_reply) = match translated {
         Some(job) => (job.to.source, job.to.destination, job.is_reply),
         None => (info.client, info.vip, false),
@@ -48,15 +46,39 @@ pub fn trace<F: Family, T: Tables + FamilyTables<F>>(
         source,
         destination,
         backend,
-        generation: entry.generation,
+        generation,
         hash,
         seen: tables.now(),
-        first_end: info.layer4_length(),
+        first_end: info.fragment_length(),
         is_reply: u16::from(is_reply),
         padding: 0,
     };
-    let key = F::flow_key(&info.client, &info.vip, info.fragment as u32, info.protocol);
-    tables.trace_fragment(&key, &trace);
+    tables.trace_fragment(&key(info), &trace);
+}
+
+/// Leaves a trace of a first fragment for a VIP that ended so, if it passes: the
+/// others must not be dropped for want of one.
+#[inline(always)]
+pub fn trace_passed<F: Family, T: Tables + FamilyTables<F>>(
+    info: &PacketInfo<F>,
+    end: Packed,
+    tables: &T,
+) {
+    const PASSES: Packed = Packed::new(Err(Verdict::Pass));
+    if end == PASSES && tables.is_vip(&F::to_common(&info.vip)) {
+        trace(info, TO_HOST, 0, None, tables);
+    }
+}
+
+/// By what the fragments of one packet are known.
+#[inline(always)]
+fn key<F: Family>(info: &PacketInfo<F>) -> F::FlowKey {
+    let protocol = if F::FRAGMENTS_HAVE_PROTOCOL {
+        info.protocol
+    } else {
+        0
+    };
+    F::flow_key(&info.client, &info.vip, info.fragment as u32, protocol)
 }
 
 /// Sends the first fragment of a packet on, and leaves its trace. Says of one
@@ -70,12 +92,14 @@ pub fn first<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         if let Err(early) = nat::parse::<true, F, P, T>(packet, info, tables).unpack() {
             return Packed::new(Err(early));
         }
-        match service::find(packet, info, tables) {
+        let end = match service::find(packet, info, tables) {
             Ok(Some(service)) if service.flags & flags::NAT != 0 => crate::NAT,
             Ok(Some(service)) => Packed::new(serve(packet, info, service, tables)),
             Ok(None) => crate::NAT,
             Err(early) => Packed::new(Err(early)),
-        }
+        };
+        trace_passed(info, end, tables);
+        end
     });
     end.unwrap_or(NO_PLACE)
 }
@@ -119,12 +143,14 @@ fn follow<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     job: &mut Job<F>,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    let key = F::flow_key(&info.client, &info.vip, info.fragment as u32, info.protocol);
-    let Some(trace) = tables.fragment(&key) else {
+    let Some(trace) = tables.fragment(&key(info)) else {
         return unknown(info, tables);
     };
     if is_idle(trace.seen, tables.now(), LIFETIME) {
         return unknown(info, tables);
+    }
+    if trace.backend == TO_HOST {
+        return Err(Verdict::Pass);
     }
     let Some(backend) = tables.backend(trace.backend) else {
         return drop(DropReason::RingCorrupt);
@@ -189,6 +215,10 @@ fn parse_later<F: Family, P: Packet>(packet: &P, info: &mut PacketInfo<F>) -> Pa
         Err(early) => Packed::new(Err(early)),
     }
 }
+
+/// In the place of a backend in a trace: the packet is for no service. No
+/// backend has this index.
+const TO_HOST: u32 = 0;
 
 /// There is no place for what is known of a packet.
 const NO_PLACE: Packed = Packed::new(Err(Verdict::Drop(DropReason::ProgramMissing)));

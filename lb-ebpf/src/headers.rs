@@ -51,6 +51,14 @@ impl EthernetHeader {
         Mac::from_parts(self.destination_first.get(), self.destination_last.get())
     }
 
+    /// Whether the source is no host's MAC but that of a group, which no sender
+    /// may use (IEEE 802.3, section 3.2.3): what goes back there goes to many.
+    #[inline(always)]
+    pub fn is_from_group(&self) -> bool {
+        let [first, _] = self.source_first.to_bytes();
+        first & 1 != 0
+    }
+
     /// The header of a frame back to where this one came from.
     #[inline(always)]
     pub fn turned_round(&self) -> Self {

@@ -8,6 +8,7 @@
 use lb_common::protocol::{SCTP, TCP, UDP};
 use zerocopy::FromBytes;
 
+use crate::extension::{Extensions, extension_headers};
 use crate::family::{Family, V4, V6};
 use crate::headers::{IPV6_LENGTH, Ipv4Header, Ipv6Header, Ports, words};
 use crate::packet::Packet;
@@ -98,12 +99,18 @@ pub fn ipv6<P: Packet>(
     if !is_error || !is_ipv6 || words(&quoted.source) != envelope.vip {
         return Err(Verdict::Pass);
     }
-    let ports_offset = offset + HEADER_LENGTH + IPV6_LENGTH;
+    let quoted_end = offset + HEADER_LENGTH + IPV6_LENGTH;
+    // A backend's answers may be fragmented: of later fragments nobody knows
+    // the ports, and the first is answered likewise.
+    let chain = extension_headers(packet, quoted.next_header, quoted_end);
+    let Extensions::End(protocol, ports_offset, _) = chain else {
+        return Err(Verdict::Pass);
+    };
     quoted_flow(
         packet,
         envelope,
         words(&quoted.destination),
-        quoted.next_header,
+        protocol,
         offset,
         ports_offset,
     )

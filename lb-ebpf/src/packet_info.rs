@@ -69,6 +69,20 @@ pub mod fragment {
     pub const FIRST: u64 = 1 << 32;
     /// Another fragment of it; likewise.
     pub const LATER: u64 = 1 << 33;
+
+    /// The first fragment of an IPv6 packet, whose fragment header ends at this
+    /// offset in the frame: extension headers may follow it, and be fragmented
+    /// too.
+    #[inline(always)]
+    pub const fn first(id: u32, header_end: usize) -> u64 {
+        FIRST | id as u64 | (header_end as u64) << 48
+    }
+
+    /// Where the fragment header ends; 0 if there is none.
+    #[inline(always)]
+    pub const fn header_end(fragment: u64) -> u16 {
+        (fragment >> 48) as u16
+    }
 }
 
 impl<F: Family> Default for PacketInfo<F> {
@@ -98,6 +112,15 @@ impl<F: Family> PacketInfo<F> {
     #[inline(always)]
     pub const fn layer4_length(&self) -> u16 {
         (ETHERNET_LENGTH as u16 + self.ip_length).saturating_sub(self.layer4)
+    }
+
+    /// Of a first fragment, the bytes of what was fragmented that it has.
+    #[inline(always)]
+    pub const fn fragment_length(&self) -> u16 {
+        match fragment::header_end(self.fragment) {
+            0 => self.layer4_length(),
+            end => (ETHERNET_LENGTH as u16 + self.ip_length).saturating_sub(end),
+        }
     }
 
     /// Both ports as the flow hash takes them.

@@ -202,7 +202,8 @@ fn remembered<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         None
     };
     let Remembered { backend, record } = decide(slot, info.syn, recorded, old);
-    if record && !info.is_icmp && backend != 0 {
+    let is_recorded = record && !info.is_icmp && backend != 0;
+    if is_recorded {
         let generation = match tables.backend(backend) {
             Some(entry) => entry.generation,
             None => return drop(DropReason::RingCorrupt),
@@ -216,7 +217,7 @@ fn remembered<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         tables.record(&info.flow_key(), &value);
     }
     let is_udp = info.protocol == protocol::UDP;
-    Ok((backend, info.syn || (record && is_udp)))
+    Ok((backend, info.syn || (is_recorded && is_udp)))
 }
 
 #[inline(always)]

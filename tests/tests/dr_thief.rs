@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use integration::eventually;
+use integration::packets::{Arp, PacketSocket};
 use integration::talk::Protocol;
 use integration::topology::{DrLab, Family, INTERFACE};
 use serde_json::{Value, json};
@@ -145,6 +146,34 @@ fn an_ndp_thief_is_told_until_the_vip_is_taken_from_it() -> anyhow::Result<()> {
     });
     ensure!(stays_quiet());
     Ok(())
+}
+
+/// Whose VIPs the operator moves about stands by while another director has
+/// one; when it has the VIP itself, that is theft.
+#[test]
+fn a_director_that_stands_by_is_not_robbed() -> anyhow::Result<()> {
+    let mut lab = DrLab::new("standby", 2)?;
+    let ear = PacketSocket::open(&lab.director, INTERFACE)?;
+    lab.start_director(&["--vip-address", "operator"])?;
+    let service = lab.plain_service("web", Family::V4, Protocol::Tcp, 80, &[0, 1]);
+    lab.put_service(&service)?;
+    let (other, vip) = (&lab.backends[0], Family::V4.vip());
+    let own = format!("{vip}/32");
+    other.host.add_address("lo", &own)?;
+    // Probes are a second apart: the first answer has been heard when the
+    // second comes.
+    for _ in 0..2 {
+        let answer = ear.receive_where(SOON, |frame| {
+            Arp::parse(frame).filter(|arp| arp.sender_ip == vip && arp.sender_mac == other.mac)
+        })?;
+        ensure!(answer.is_some(), "nobody answers for {vip}");
+    }
+    ensure!(thieves(&lab.status()?, Family::V4).is_empty());
+    lab.director.add_address("lo", &own)?;
+    is_told(&lab, Family::V4, 0)?;
+    lab.director
+        .run("ip", ["address", "del", &own, "dev", "lo"])?;
+    is_forgotten(&lab, Family::V4)
 }
 
 /// What was told goes when the VIP's last service does.

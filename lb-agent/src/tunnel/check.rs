@@ -3,7 +3,7 @@
 use crate::arp::{ALL, Key, Setting, effective};
 use crate::check::{Finding, Kind};
 use crate::facts::{Facts, Link};
-use crate::state::Want;
+use crate::state::{Want, list};
 use crate::tunnel::contents::Contents;
 use crate::tunnel::device::{self, Device};
 use crate::tunnel::plan::{attachments, emerging, has_ipv4, is_device};
@@ -227,10 +227,6 @@ fn unfiltered(facts: &Facts, want: &Want, findings: &mut Vec<Finding>) {
 
 /// The command that applies all of it.
 pub fn command(want: &Want, tunnel: &Tunnel) -> String {
-    fn list<T: ToString>(items: &[T]) -> String {
-        let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-        items.join(",")
-    }
     let mut words = vec![
         "lb-agent apply --mode tun".to_owned(),
         format!("--vip {}", list(&want.vips)),

@@ -9,7 +9,6 @@ use crate::prefix::Prefix;
 use crate::state::Want;
 use crate::tunnel::device::Device;
 use crate::tunnel::{Decapsulate, Mss, Tunnel};
-use crate::vip::LOOPBACK;
 
 /// Bytes of an IP and a TCP header without options.
 const HEADERS_V4: u32 = 40;
@@ -41,9 +40,10 @@ impl Contents {
         let (mss_v4, mss_v6) = limits(facts, want, tunnel);
         let vips: BTreeSet<IpAddr> = want.vips.iter().map(|vip| vip.address()).collect();
         let locals = facts.addresses.iter();
-        // The kernel gives its tunnel devices addresses of their own making.
+        // The kernel gives its tunnel devices addresses of their own making. Not
+        // so lo: routed hosts have their address there.
         let inside = Device::EACH.map(Device::name);
-        let outside = |name: &str| name != LOOPBACK && !inside.contains(&name);
+        let outside = |name: &str| !inside.contains(&name);
         let locals = locals.filter(|held| outside(&held.interface));
         let locals = locals.map(|held| held.address);
         Self {
@@ -79,8 +79,8 @@ fn limits(facts: &Facts, want: &Want, tunnel: &Tunnel) -> (u16, u16) {
 
 fn is_routable(address: &IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => !v4.is_link_local(),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
     }
 }
 
@@ -114,6 +114,8 @@ mod tests {
     fn the_mss_leaves_room_for_the_outer_header() {
         let mut facts = host(&["eth0", "eth1"]);
         hold(&mut facts, "203.0.113.10", 32, "lo");
+        hold(&mut facts, "127.0.0.1", 8, "lo");
+        hold(&mut facts, "192.0.2.21", 32, "lo");
         hold(&mut facts, "198.51.100.21", 24, "eth0");
         hold(&mut facts, "fe80::1", 64, "eth0");
         hold(&mut facts, "2001:db8::21", 64, "eth1");
@@ -143,6 +145,6 @@ mod tests {
         assert_eq!((contents.mss_v4, contents.mss_v6), (1300, 1300));
         assert!(contents.only_filters);
         let locals: Vec<String> = contents.locals.iter().map(ToString::to_string).collect();
-        assert_eq!(locals, ["198.51.100.21", "2001:db8::21"]);
+        assert_eq!(locals, ["192.0.2.21", "198.51.100.21", "2001:db8::21"]);
     }
 }

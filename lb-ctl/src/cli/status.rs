@@ -286,7 +286,7 @@ mod tests {
         };
         status.warnings = status.derive_warnings();
         let expected = "\
-! the VIP 203.0.113.10 is answered for by 02:00:00:00:00:22 on eth0, so traffic bypasses this director: run `lb-agent check` on the host with that MAC
+! the VIP 203.0.113.10 is answered for by 02:00:00:00:00:22 on eth0, so traffic bypasses this director: run `lb-agent check --vip 203.0.113.10` on the host with that MAC
 ! web: backend 203.0.113.22 is down: connection refused
 
 lb-ctl 0.1.0, up 5 min, revision 01234567

@@ -9,7 +9,7 @@ impl Status {
             vip.thieves.iter().map(|thief| {
                 format!(
                     "the VIP {} is answered for by {} on {}, so traffic bypasses this director: \
-                     run `lb-agent check` on the host with that MAC",
+                     run `lb-agent check --vip {0}` on the host with that MAC",
                     vip.address, thief.mac, thief.interface
                 )
             })

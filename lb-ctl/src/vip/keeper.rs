@@ -220,16 +220,6 @@ impl Task {
                     self.remove(&astray, &interfaces).await;
                 }
             }
-        } else {
-            for &vip in wanted {
-                if !addresses.iter().any(|a| a.ip == vip) {
-                    let text = format!(
-                        "VIP {vip} is on no interface of this host, and lb-ctl was told to leave \
-                         that to you: nothing here answers for it unless a router sends it here"
-                    );
-                    problems.insert(vip, text);
-                }
-            }
         }
         let addresses = self.host.addresses().await?;
         self.announce_on_interfaces_that_came_up(wanted, &interfaces, &addresses);
@@ -241,8 +231,12 @@ impl Task {
                     .push(interface.name.clone());
             }
         }
+        let ours: BTreeSet<IpAddr> = match self.options.management {
+            Management::Managed => wanted.clone(),
+            Management::Operator => held.keys().copied().collect(),
+        };
         let mut seen = lock(&self.seen);
-        for (vip, mac) in seen.thieves.forget(wanted, unix_now()) {
+        for (vip, mac) in seen.thieves.forget(&ours, unix_now()) {
             info!(%vip, mac, "nobody else claims the VIP any more");
         }
         seen.held = held;
@@ -417,6 +411,11 @@ impl Task {
         if !wanted.contains(&claim.address) {
             return;
         }
+        let is_held = lock(&self.seen).held.contains_key(&claim.address);
+        if self.options.management == Management::Operator && !is_held {
+            // The operator gave it to another director: no theft.
+            return;
+        }
         let Ok(interfaces) = self.host.interfaces().await else {
             return;
         };
@@ -433,7 +432,8 @@ impl Task {
                 vip = %claim.address,
                 mac = text(&claim.mac),
                 interface = name,
-                "the VIP is claimed by another host: run `lb-agent check` there"
+                "the VIP is claimed by another host: run `lb-agent check --vip {}` there",
+                claim.address
             );
         }
     }

@@ -26,7 +26,10 @@ pub fn receive<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let Some(outer) = outer::parse(packet) else {
         return Verdict::Pass;
     };
-    if !tables.is_local(&outer.destination) {
+    // The kernel's devices take what is for any of the host's addresses.
+    let is_local = tables.is_local(&outer.destination)
+        || (tables.settings().role == role::FILTER && tables.is_vip(&outer.destination));
+    if !is_local {
         return Verdict::Pass;
     }
     match let_in(packet, &outer, tables) {

@@ -118,7 +118,8 @@ pub fn too_big<F: Family, P: Packet, T: Tables>(
 ///
 /// # Errors
 /// A drop if the sender cannot be told: because the packet is an ICMP error
-/// itself (RFC 1122, section 3.2.2), or because too many were told already.
+/// itself, because its source is not one host (RFC 1122, section 3.2.2, RFC
+/// 4443, section 2.4), or because too many were told already.
 #[inline(always)]
 pub fn tell<F: Family, P: Packet, T: Tables>(
     packet: &mut P,
@@ -127,7 +128,7 @@ pub fn tell<F: Family, P: Packet, T: Tables>(
     error: &Error,
     tables: &T,
 ) -> Result<Verdict, Verdict> {
-    if info.is_icmp || !tables.may_send_icmp() {
+    if info.is_icmp || !F::is_of_one_host(&info.client) || !tables.may_send_icmp() {
         return drop(error.untold);
     }
     // Copies that compilers do not see through: what is passed by reference has
@@ -234,6 +235,9 @@ fn make_room<P: Packet>(
     headers: usize,
 ) -> Option<(EthernetHeader, usize)> {
     let received = packet.read::<EthernetHeader>(0)?;
+    if received.is_from_group() {
+        return None;
+    }
     let quoted = usize::from(ip_length).min(QUOTED);
     let excess = packet.total_len().checked_sub(ETHERNET_LENGTH + quoted)?;
     packet.adjust_tail(-(excess as i32))?;

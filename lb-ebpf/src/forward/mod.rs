@@ -32,7 +32,7 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
         return Err(Verdict::Pass);
     }
     rewrite(packet, info, chosen, |packet, mtu| {
-        answer::too_big(packet, info, &info.vip, mtu, tables)
+        Packed::new(answer::too_big(packet, info, &info.vip, mtu, tables))
     })?
     .unpack()
 }
@@ -57,9 +57,7 @@ pub fn forward_plain<F: Family, P: Packet, T: Tables>(
     }
     let protocol = info.protocol;
     rewrite(packet, info, chosen, |packet, mtu| {
-        packet
-            .aside(|packet| too_big_plain::<F, P, T>(packet, protocol, mtu, tables))
-            .unpack()
+        packet.aside(|packet| too_big_plain::<F, P, T>(packet, protocol, mtu, tables))
     })
 }
 
@@ -96,12 +94,12 @@ fn rewrite<F: Family, P: Packet>(
     packet: &mut P,
     info: &PacketInfo<F>,
     chosen: &Chosen<'_>,
-    too_big: impl FnOnce(&mut P, u16) -> Result<Verdict, Verdict>,
+    too_big: impl FnOnce(&mut P, u16) -> Packed,
 ) -> Result<Packed, Verdict> {
     let backend = chosen.backend;
     // In DR too: drivers lose what their interface cannot send.
     if info.ip_length > backend.mtu {
-        return Err(too_big(packet, backend.mtu)?);
+        return Err(too_big(packet, backend.mtu).unpack()?);
     }
     match backend.mode {
         mode::DR => dr::rewrite(packet, backend)?,

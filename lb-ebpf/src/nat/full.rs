@@ -5,6 +5,7 @@
 use lb_common::backend::{Backend, state};
 use lb_common::counters::DropReason;
 use lb_common::nat::{NatForward, NatReverse, PoolPort, Seen, seen};
+use lb_common::protocol::UDP;
 use lb_common::service::ServiceValue;
 
 use super::track::{flags_of, has_ended};
@@ -212,7 +213,7 @@ fn try_begin<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         destination_port: backend_port(info, backend),
     };
     job.backend = id;
-    job.new_flow = info.syn;
+    job.new_flow = info.syn || info.protocol == UDP;
     job.way = send::to_backend(info, backend);
     Ok(())
 }

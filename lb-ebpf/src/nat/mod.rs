@@ -26,7 +26,7 @@ use lb_common::nat::PoolPort;
 use lb_common::service::flags;
 
 use crate::family::Family;
-use crate::fragment::trace;
+use crate::fragment::{trace, trace_passed};
 use crate::packet::Packet;
 use crate::packet_info::{PacketInfo, fragment};
 use crate::service;
@@ -79,11 +79,18 @@ pub fn process<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTable
     tables: &T,
 ) -> Result<Verdict, Verdict> {
     let end = tables.with_scratch(|Scratch { info, job }| {
-        parse::<FIRSTS, F, P, T>(packet, info, tables).unpack()?;
-        run::<FIRSTS, F, P, T>(packet, info, job, tables)
+        let parsed = parse::<FIRSTS, F, P, T>(packet, info, tables);
+        if parsed.is_early() {
+            return parsed;
+        }
+        let end = Packed::new(run::<FIRSTS, F, P, T>(packet, info, job, tables));
+        if FIRSTS {
+            trace_passed(info, end, tables);
+        }
+        end
     });
     match end {
-        Some(end) => end,
+        Some(end) => end.unpack(),
         None => drop(DropReason::ProgramMissing),
     }
 }
@@ -102,7 +109,11 @@ fn run<const FIRSTS: bool, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
             match full::known(packet, info, service, job, tables) {
                 full::UNKNOWN => match full::begin(packet, info, service, job, tables) {
                     GO_ON => match full::record(info, job, tables) {
-                        full::AGAIN => full::known(packet, info, service, job, tables),
+                        full::AGAIN => match full::known(packet, info, service, job, tables) {
+                            // Ended already, by a packet on another CPU.
+                            full::UNKNOWN => Packed::new(Err(Verdict::Drop(DropReason::NoFlow))),
+                            known => known,
+                        },
                         recorded => recorded,
                     },
                     early => early,

@@ -1,5 +1,7 @@
 //! What is wrong, and the command that mends it.
 
+use integration::paths;
+
 use crate::bench::{Bench, VIPS, fixes};
 
 /// What is wrong, and what `check` says to type. Typing it mends it.
@@ -86,6 +88,40 @@ fn check_tells_a_fresh_host_all_it_needs() -> anyhow::Result<()> {
             .is_some_and(|e| e.contains("--vip")),
         "{report}"
     );
+    Ok(())
+}
+
+/// What `apply` mends, `check` says in full: as it was asked, or as was applied.
+#[test]
+fn check_says_what_to_apply_in_full() -> anyhow::Result<()> {
+    let bench = Bench::new("ag-full")?;
+    let one = "203.0.113.10";
+    bench
+        .agent
+        .json(&["apply", "--vip", VIPS, "--interface", "eth0"], 0);
+    let state = bench.agent.state_dir().display().to_string();
+    let told = fixes(&bench, &["--interface", "eth9"]);
+    let expected = format!("lb-agent apply --interface eth0 --vip {VIPS} --state {state}");
+    assert_eq!(told, [expected]);
+    let told = fixes(&bench, &["--vip", one]);
+    assert_eq!(
+        told,
+        [format!("lb-agent apply --vip {one} --state {state}")]
+    );
+    let agent = paths::binary("lb-agent")?;
+    let typed = told[0].replacen("lb-agent", &agent.display().to_string(), 1);
+    bench.host.run("sh", ["-c", &typed])?;
+    assert_eq!(fixes(&bench, &["--vip", one]), [""; 0]);
+    // All or nothing.
+    let report = bench.agent.json(&["undo", "--vip", "203.0.113.11"], 1);
+    let error = report["error"].as_str().unwrap_or_default();
+    assert!(
+        error.contains(&format!("lb-agent apply --vip {one}")),
+        "{report}"
+    );
+    assert!(bench.lo_holds(&format!("{one}/32"))?);
+    bench.agent.json(&["undo", "--vip", one], 0);
+    assert!(!bench.lo_holds(&format!("{one}/32"))?);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use integration::XdpAction;
+use integration::{XdpAction, paths};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, director};
@@ -161,5 +161,32 @@ fn the_configuration_file_says_the_same() -> anyhow::Result<()> {
         bench.json(&["check", "--config", config], 0)["findings"],
         json!([])
     );
+    Ok(())
+}
+
+/// The capabilities that the unit file grants are enough, here and at a restart.
+#[test]
+fn the_units_capabilities_are_enough() -> anyhow::Result<()> {
+    let unit = include_str!("../../../lb-agent/deploy/lb-agent.service");
+    let granted = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("a bounding set");
+    let granted: Vec<String> = granted
+        .split(' ')
+        .map(|name| name.to_lowercase().replace("cap_", "+"))
+        .collect();
+    let granted = format!("-all,{}", granted.join(","));
+    let bench = Bench::new("at-unit")?;
+    for _ in 0..2 {
+        let mut command = bench.host.command("setpriv");
+        command.args(["--no-new-privs", "--bounding-set", &granted]);
+        command.args(["--inh-caps", &granted]);
+        command.arg(paths::binary("lb-agent")?).arg("apply");
+        command.args(bench.options());
+        command.arg("--state").arg(bench.agent.state_dir());
+        integration::run(&mut command)?;
+        assert_eq!(bench.fixes(), [""; 0]);
+    }
     Ok(())
 }

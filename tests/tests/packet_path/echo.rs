@@ -304,6 +304,11 @@ fn a_ping_from_nobody_or_from_many_is_not_answered() {
             4 => ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"],
             _ => ["::", "::1", "ff02::1", "ff0e::1"],
         };
+        for vip in ANSWER {
+            let mut from_group = ping(vip.address(version), 1).build();
+            from_group[6] |= 1;
+            passes(world, &from_group);
+        }
         for source in sources.map(|source| source.parse().unwrap()) {
             for vip in ANSWER {
                 passes(world, &ping(vip.address(version), 1).from(source).build());

@@ -4,7 +4,7 @@ use lb_common::counters::DropReason;
 use lb_ebpf::verdict::Verdict;
 
 use super::nat::{DNS, read, run};
-use super::packet::{CLIENT_PORT, client, udp};
+use super::packet::{CLIENT_PORT, client, udp, with_extension};
 use super::world::{Outcome, Vip, World, backend_address, backend_mac};
 
 /// Bytes of payload: more than one frame's, but for what is added in front.
@@ -161,6 +161,44 @@ fn overlaps_and_first_fragments_without_their_ports_are_refused() {
         let [tiny, _] = cut(&web, 16, 16, 13);
         let outcome = run(world, &tiny);
         assert_eq!(outcome.verdict, Verdict::Drop(DropReason::FragmentTiny));
+    });
+}
+
+/// RFC 8200, section 4.5: extension headers may be part of what is fragmented.
+/// The later fragment names them in place of the protocol.
+#[test]
+fn options_behind_the_fragment_header_are_fragmented_too() {
+    World::with("fragments-options", |world| {
+        const DESTINATION: u8 = 60;
+        let options = [0, 0, 1, 4, 0, 0, 0, 0];
+        for (vip, n) in [(Vip::Plain, 2), (Vip::Gateway, 14)] {
+            let frame = with_extension(&dns(6, vip), DESTINATION, &options);
+            let outcomes = both(world, &cut(&frame, SPLIT, SPLIT, 15));
+            for outcome in &outcomes {
+                assert_eq!(outcome.verdict, Verdict::Transmit);
+                assert_eq!(outcome.counted[&n].packets, 1);
+            }
+            let [first, overlap] = cut(&frame, SPLIT, SPLIT - 8, 16);
+            assert_eq!(run(world, &first).verdict, Verdict::Transmit);
+            let outcome = run(world, &overlap);
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::FragmentOverlap));
+        }
+    });
+}
+
+/// What the host serves on a VIP besides reaches it whole.
+#[test]
+fn of_what_is_for_no_service_the_others_pass_like_the_first() {
+    each("fragments-host", |world, version| {
+        let frame = udp(Vip::Plain.address(version), 500)
+            .payload(PAYLOAD)
+            .build();
+        let fragments = cut(&frame, SPLIT, SPLIT, 17);
+        for (outcome, fragment) in both(world, &fragments).iter().zip(&fragments) {
+            assert_eq!(outcome.verdict, Verdict::Pass);
+            assert_eq!(outcome.bytes, *fragment);
+            assert!(outcome.dropped.is_empty() && outcome.counted.is_empty());
+        }
     });
 }
 

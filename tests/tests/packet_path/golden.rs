@@ -5,7 +5,7 @@
 use lb_common::counters::{BackendCounters, DropReason};
 use lb_ebpf::verdict::Verdict;
 
-use super::packet::{Packet, sctp, tcp, udp, with_extension};
+use super::packet::{Packet, sctp, tcp, udp, with_extension, with_quoted_extension};
 use super::world::{DIRECTOR_MAC, SECOND_MAC, VIRTUAL_MAC, Vip, World, backend_mac};
 
 /// What should become of a packet.
@@ -245,10 +245,14 @@ pub fn v6() -> Vec<Case> {
     let options = [0, 0, 1, 4, 0, 0, 0, 0];
     let long_options = [[0, 2].as_slice(), &[0; 22]].concat();
     let with = |number, header: &[u8]| with_extension(&web(), number, header);
-    let mut seven = web();
-    for _ in 0..7 {
-        seven = with_extension(&seven, DESTINATION, &options);
-    }
+    let [six, seven] = [6, 7].map(|count| {
+        (0..count).fold(web(), |frame, _| {
+            with_extension(&frame, DESTINATION, &options)
+        })
+    });
+    let too_big = |packet: Packet, fragment: [u8; 8]| {
+        with_quoted_extension(&packet.icmp_error(2, 0), FRAGMENT, &fragment)
+    };
     vec![
         ("hop-by-hop options", with(HOP_BY_HOP, &options), Reaches(1)),
         (
@@ -285,6 +289,17 @@ pub fn v6() -> Vec<Case> {
         (
             "fragment not for a VIP",
             with_extension(&elsewhere, FRAGMENT, &[0, 0, 0, 1, 0, 0, 0, 0]),
+            Passes,
+        ),
+        ("as many extension headers as we follow", six, Reaches(1)),
+        (
+            "packet too big about a backend's first fragment",
+            too_big(udp(plain, 53), [0, 0, 0, 1, 0, 0, 0, 7]),
+            Reaches(2),
+        ),
+        (
+            "about another fragment, which says no ports",
+            too_big(udp(plain, 53), [0, 0, 5, 0, 0, 0, 0, 7]),
             Passes,
         ),
         (
@@ -464,6 +479,13 @@ fn a_moving_slot_sends_each_flow_where_it_belongs_and_remembers() {
                 ("its SYN again", web(2).syn().build(), NEW, 1, 2),
                 ("the new flow's next segment", web(2).build(), NEW, 0, 2),
                 ("an error about the new flow", icmp(web(2)), NEW, 0, 2),
+                (
+                    "an error about a UDP flow begins none",
+                    icmp(dns(3)),
+                    OLD,
+                    0,
+                    2,
+                ),
                 ("UDP, which may be old", dns(3).build(), OLD, 1, 3),
                 ("the same again", dns(3).build(), OLD, 0, 3),
                 (

@@ -311,6 +311,28 @@ pub fn with_extension(frame: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
     extended
 }
 
+/// Puts an extension header into the packet that an ICMPv6 error quotes, like
+/// [`with_extension`].
+pub fn with_quoted_extension(frame: &[u8], number: u8, header: &[u8]) -> Vec<u8> {
+    const QUOTED: usize = 54 + 8;
+    // Behind another IPv6 header, so that the quoted one takes its place.
+    let quoted = [&frame[..14], &frame[QUOTED..]].concat();
+    let quoted = with_extension(&quoted, number, header);
+    let mut extended = [&frame[..QUOTED], &quoted[14..]].concat();
+    let length = (extended.len() - 54) as u16;
+    extended[18..20].copy_from_slice(&length.to_be_bytes());
+    extended[56..58].fill(0);
+    let checksum = etherparse::checksum::Sum16BitWords::new()
+        // Pseudo-header: both addresses, length, ICMPv6.
+        .add_slice(&extended[22..54])
+        .add_4bytes(u32::from(length).to_be_bytes())
+        .add_4bytes([0, 0, 0, 58])
+        .add_slice(&extended[54..])
+        .ones_complement();
+    extended[56..58].copy_from_slice(&checksum.to_ne_bytes());
+    extended
+}
+
 /// Puts VLAN tags into a frame, as they stand in it, the outermost first.
 pub fn with_tags(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
     [&frame[..12], &tags.concat(), &frame[12..]].concat()

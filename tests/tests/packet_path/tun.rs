@@ -231,6 +231,26 @@ fn what_cannot_be_told_is_dropped_under_its_own_reason() {
             assert_eq!(outcome.bytes, may_fragment);
         }
 
+        // RFC 1122, section 3.2.2; RFC 4443, section 2.4.
+        let of_nobody = [
+            (4, "0.0.0.0"),
+            (4, "224.0.0.1"),
+            (4, "255.255.255.255"),
+            (6, "::"),
+            (6, "ff02::1"),
+        ];
+        for (version, source) in of_nobody {
+            let packet = of_length(Vip::TunV4.address(version), 1481);
+            let frame = packet.from(source.parse().unwrap()).build();
+            let outcome = world.in_kernel(&frame);
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::TooBigUntold));
+            assert_eq!(outcome.bytes, frame);
+        }
+        let mut from_group = of_length(Vip::TunV4.address(4), 1481).build();
+        from_group[6] |= 1;
+        let outcome = world.in_kernel(&from_group);
+        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::TooBigUntold));
+
         let vip = Vip::TunV4.address(4);
         // With the next second there is a new budget: that may come between.
         let frame = of_length(vip, 1481).build();

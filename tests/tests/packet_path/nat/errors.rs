@@ -3,7 +3,7 @@
 use lb_common::counters::DropReason;
 use lb_ebpf::verdict::Verdict;
 
-use super::super::packet::{CLIENT_PORT, client, tcp, udp};
+use super::super::packet::{CLIENT_PORT, client, tcp, udp, with_quoted_extension};
 use super::super::world::{
     DIRECTOR_MAC, MTU, NARROW, Vip, World, backend_address, client_address, own_address,
     pool_address,
@@ -28,6 +28,14 @@ fn errors_about_replies_reach_the_backend_that_sent_them() {
             let rip = backend_address(version, n);
             let (forwarded, _) = sent(world, &tcp(vip_address, WEB.0).syn().build());
             let [[kind, code], _] = kinds(version);
+            if version == 6 {
+                // About the first fragment of a reply.
+                let error = tcp(vip_address, WEB.0).icmp_error(kind, code);
+                let error = with_quoted_extension(&error, 44, &[0, 0, 0, 1, 0, 0, 0, 1]);
+                let (seen, _) = sent(world, &error);
+                assert_eq!(seen.destination.0, rip);
+                assert_eq!(seen.icmp, Some([kind, code]));
+            }
             for bytes in [8, 20, 28] {
                 let error = tcp(vip_address, WEB.0).icmp_error_quoting(kind, code, bytes);
                 let (seen, outcome) = sent(world, &error);

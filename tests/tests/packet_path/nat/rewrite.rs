@@ -62,6 +62,8 @@ fn full_nat_translates_both_ends_and_remembers() {
         assert_eq!(seen.destination, (rip, WEB.1));
         assert_eq!(seen.macs, macs(backend_mac(15), DIRECTOR_MAC));
         assert_eq!(outcome.counted[&15].flows, 1);
+        let (_, dns) = sent(world, &udp(vip, DNS.0).build());
+        assert_eq!(dns.counted[&15].flows, 1);
         let entries = outcome.translated.iter().filter(|t| t.vip == vip);
         let entry: Vec<_> = entries.collect();
         assert_eq!(entry.len(), 1);
