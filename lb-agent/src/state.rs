@@ -1,9 +1,9 @@
 //! What `apply` found, so that `undo` can put it back.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -195,9 +195,15 @@ impl Store {
     pub fn lock(&self) -> anyhow::Result<Lock> {
         let attempt = || {
             fs::create_dir_all(&self.dir)?;
-            let dir = File::open(&self.dir)?;
-            dir.lock()?;
-            Ok::<_, io::Error>(Lock(dir))
+            // Not the directory itself: everybody can open and lock that.
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(self.dir.join("lock"))?;
+            file.lock()?;
+            Ok::<_, io::Error>(Lock(file))
         };
         attempt().with_context(|| {
             format!(

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::net::if_::if_nametoindex;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::api::{self, Listener};
@@ -25,11 +27,16 @@ use crate::{offload, router};
 /// How long `down` waits for `up` to end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long a request that has been cut off may keep us from ending: with the
+/// server's own patience less than [`PATIENCE`].
+const LAST_REQUEST: Duration = Duration::from_secs(5);
+
 /// Runs a director until it is told to stop (SIGTERM, SIGINT).
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails.
 pub async fn up(options: UpOptions) -> Result<()> {
+    allow_many_files();
     let store = Store::open(&options.state)?;
     let saved = store.load()?;
     let config = match &options.config {
@@ -79,8 +86,22 @@ pub async fn up(options: UpOptions) -> Result<()> {
     info!(signal, "stopping; packets go on being forwarded");
     stop.send_replace(true);
     server.await??;
-    reconciler.await?;
+    // A client that stopped in the middle of its request may hold on to it.
+    match timeout(LAST_REQUEST, reconciler).await {
+        Ok(ended) => ended?,
+        Err(_) => warn!("a request did not end within {LAST_REQUEST:?}: ending without it"),
+    }
     Ok(())
+}
+
+/// Each probe under way is a file, and there may be thousands: as many as the
+/// system lets us have, in place of the 1,024 that old programs need.
+fn allow_many_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        warn!("cannot raise the limit of open files: {error}");
+    }
 }
 
 fn load_options(options: &UpOptions) -> Result<LoadOptions> {

@@ -6,7 +6,7 @@ mod report;
 mod scan;
 mod surroundings;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -209,15 +209,7 @@ impl<D: Dataplane> Director<D> {
         desired.local_macs = local_macs(&ports, snapshot);
         let vlans = vlan::all(&snapshot.interfaces);
         let wire = |index| vlans.get(&index).map_or(index, |v| v.interface);
-        desired.interfaces = desired
-            .services
-            .values()
-            .flat_map(|s| &s.backends)
-            .filter_map(|b| match b.condition {
-                Condition::Up(next_hop) => Some(wire(next_hop.interface)),
-                _ => None,
-            })
-            .collect();
+        desired.interfaces = self.egress(&desired).into_iter().map(wire).collect();
         if uses_nat(config) {
             // Replies leave by any of them.
             desired.interfaces.extend(&self.attached);
@@ -240,11 +232,34 @@ impl<D: Dataplane> Director<D> {
         desired
     }
 
+    /// Interfaces by which packets leave: also those to backends that cannot be
+    /// reached at the moment, whose flows are still sent where they were last.
+    fn egress(&self, desired: &Desired) -> BTreeSet<u32> {
+        let mut entries = self.state.all_entries();
+        let mut egress = BTreeSet::new();
+        for (key, service) in &desired.services {
+            let entries = entries.remove(key).unwrap_or_default();
+            let kept: HashMap<(IpAddr, u16), u32> = entries
+                .into_iter()
+                .filter(|(_, entry)| entry.state == state::ALIVE)
+                .map(|(_, e)| ((e.address.into(), u16::from_be(e.port)), e.interface))
+                .collect();
+            egress.extend(service.backends.iter().filter_map(|b| match b.condition {
+                Condition::Up(next_hop) => Some(next_hop.interface),
+                Condition::Unresolved | Condition::Pending => {
+                    kept.get(&(b.address, b.port)).copied()
+                }
+                Condition::Down => None,
+            }));
+        }
+        egress
+    }
+
     fn condition(&self, service: &Service, address: IpAddr, snapshot: &Snapshot) -> Condition {
-        let is_silent = matches!(
-            snapshot.resolutions.get(&address),
-            Some(Resolution::Silent(_))
-        );
+        let Some(resolution) = snapshot.resolutions.get(&address) else {
+            return Condition::Pending;
+        };
+        let is_silent = matches!(resolution, Resolution::Silent(_));
         match reach(service.mode, address, snapshot, &self.attached) {
             Ok(Resolution::Known(next_hop, _)) => Condition::Up(*next_hop),
             // TCP connections may outlast the silence, and new ones begin with
@@ -263,12 +278,25 @@ impl<D: Dataplane> Director<D> {
     /// probes say otherwise.
     fn watch_health(&mut self, config: &Config) {
         let services: BTreeMap<_, _> = config.services.iter().map(|s| (&s.name, key(s))).collect();
-        let state = &self.state;
+        let known: HashMap<(ServiceKey, IpAddr, u16), bool> = self
+            .state
+            .all_entries()
+            .into_iter()
+            .flat_map(|(key, entries)| entries.into_iter().map(move |(_, entry)| (key, entry)))
+            .map(|(key, entry)| {
+                let port = u16::from_be(entry.port);
+                (
+                    (key, entry.address.into(), port),
+                    entry.state == state::ALIVE,
+                )
+            })
+            .collect();
         let initial = |target: &Target| {
             let port = target.backend.port.unwrap_or(0);
             let alive = services
                 .get(&target.service)
-                .and_then(|key| state.is_alive(key, target.backend.ip, port));
+                .and_then(|key| known.get(&(*key, target.backend.ip, port)))
+                .copied();
             match alive {
                 Some(true) => Initial::Up,
                 Some(false) => Initial::Down,

@@ -161,7 +161,13 @@ impl Pins {
     /// puts them in the place of older ones that links hold.
     pub fn write(&self, contents: &Contents) -> anyhow::Result<()> {
         let mut object = self.load()?;
-        write_maps(&mut object, contents).context("cannot write the programs' maps")?;
+        // Until every link has its new program, the build is nobody's: were we
+        // killed before, the next `lb-agent` would take the old ones for ours.
+        let unfinished = Contents {
+            build: 0,
+            ..contents.clone()
+        };
+        write_maps(&mut object, &unfinished).context("cannot write the programs' maps")?;
         for (hook, index, pin) in self.links() {
             // A link whose interface is gone is of no use any more.
             if adopt(&mut object, hook, &pin).is_err() {
@@ -169,7 +175,7 @@ impl Pins {
                 remove_file(&pin)?;
             }
         }
-        Ok(())
+        write_settings(&mut object, contents).context("cannot write the programs' settings")
     }
 
     /// Attaches a program. The note says what is not as good as it could be.
@@ -385,7 +391,12 @@ fn write_maps(object: &mut Ebpf, contents: &Contents) -> anyhow::Result<()> {
         }
     }
     // Last: until it is there, nothing above counts as written.
-    let mut settings = Array::<_, TunnelSettings>::try_from(take("SETTINGS")?)?;
+    write_settings(object, contents)
+}
+
+fn write_settings(object: &mut Ebpf, contents: &Contents) -> anyhow::Result<()> {
+    let map = object.map_mut("SETTINGS").context("no map SETTINGS")?;
+    let mut settings = Array::<_, TunnelSettings>::try_from(map)?;
     let role = if contents.only_filters {
         role::FILTER
     } else {

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
+use super::MAX_CONFIG;
 use super::extract::{Conditions, Json};
 use super::services::{etag, stored};
 use crate::model::{Config, Problem, ProblemDocument, Scope};
@@ -32,7 +33,7 @@ pub(super) async fn get(
 pub(super) async fn put(
     State(handle): State<Handle>,
     conditions: Conditions,
-    Json(config): Json<Config>,
+    Json(config): Json<Config, MAX_CONFIG>,
 ) -> Result<Response, Problem> {
     conditions.check_new(true, "the configuration")?;
     let ((), versioned) = handle

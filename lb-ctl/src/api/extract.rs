@@ -17,22 +17,22 @@ use crate::model::{BackendAddress, Kind, Problem, ServiceName, text};
 /// client gets to read the answer before the connection closes.
 const MAX_DISCARDED: usize = 16 << 20;
 
-/// A JSON body.
-pub(super) struct Json<T>(pub T);
+/// A JSON body of at most so many bytes.
+pub(super) struct Json<T, const MAX: usize = MAX_BODY>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+impl<S: Send + Sync, T: DeserializeOwned, const MAX: usize> FromRequest<S> for Json<T, MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         // Read first: a connection with an unread body cannot be answered.
-        let bytes = read(body).await?;
+        let bytes = read(body, MAX).await?;
         check_media_type(&parts.headers)?;
         text::from_json(&bytes).map(Self)
     }
 }
 
-async fn read(mut body: Body) -> Result<Bytes, Problem> {
+async fn read(mut body: Body, max: usize) -> Result<Bytes, Problem> {
     let mut bytes = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -46,14 +46,14 @@ async fn read(mut body: Body) -> Result<Bytes, Problem> {
             continue;
         };
         length += data.len();
-        if length <= MAX_BODY {
+        if length <= max {
             bytes.extend_from_slice(data);
-        } else if length > MAX_DISCARDED {
+        } else if length > max + MAX_DISCARDED {
             break;
         }
     }
-    if length > MAX_BODY {
-        let detail = format!("a body has at most {MAX_BODY} bytes");
+    if length > max {
+        let detail = format!("a body has at most {max} bytes");
         return Err(Problem::new(Kind::TooLarge, detail));
     }
     Ok(bytes.into())

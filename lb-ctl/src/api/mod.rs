@@ -28,6 +28,9 @@ use crate::reconcile::Handle;
 /// Largest request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
+/// Largest desired state in bytes: of a few hundred thousand backends.
+pub const MAX_CONFIG: usize = 16 << 20;
+
 /// How long requests may go on after the server was told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 

@@ -12,16 +12,16 @@ pub(super) struct CheckOptions {
     /// Port to probe if not the service's
     #[arg(long, value_name = "PORT")]
     check_port: Option<u16>,
-    /// Milliseconds from one probe to the next
+    /// Milliseconds from one probe to the next; 2000 unless set
     #[arg(long, value_name = "MS")]
     check_interval: Option<u32>,
-    /// Milliseconds after which a probe without an answer has failed
+    /// Milliseconds after which a probe without an answer has failed; 1000 unless set
     #[arg(long, value_name = "MS")]
     check_timeout: Option<u32>,
-    /// Successes in a row that bring a backend up
+    /// Successes in a row that bring a backend up; 2 unless set
     #[arg(long, value_name = "N")]
     check_rise: Option<u32>,
-    /// Failures in a row that take a backend down
+    /// Failures in a row that take a backend down; 3 unless set
     #[arg(long, value_name = "N")]
     check_fall: Option<u32>,
     /// http: path to get

@@ -24,7 +24,7 @@ use output::Output;
 /// Load balancer on a director: forwards packets in XDP, with LVS's methods.
 ///
 /// `lb-ctl up` runs in the foreground and serves a REST API; the other
-/// commands speak to it. Exit status: 0 done, 1 error, 2 wrong usage; `plan`
+/// commands speak to it. Exit status: 0 done, 1 error or wrong usage; `plan`
 /// ends with 2 if there are differences.
 #[derive(Debug, Parser)]
 #[command(name = "lb-ctl", version)]
@@ -37,7 +37,8 @@ pub struct Cli {
 enum Command {
     /// Load and attach the packet path, follow the desired state, serve the API
     Up(Box<UpOptions>),
-    /// Stop `lb-ctl up` and remove program, maps and VIPs: forwarding ends
+    /// Stop `lb-ctl up` and remove program, maps and VIPs: forwarding ends. The
+    /// desired state stays, for the next `up`
     Down(DownOptions),
     /// Show what is going on, what is wrong first
     Status(status::Status),
@@ -78,7 +79,17 @@ impl Connection {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    match execute(Cli::parse().command) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing to be done about a closed pipe.
+            let _ = error.print();
+            // clap's own 2 for a wrong command line is what `plan` means by
+            // "there are differences".
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    match execute(cli.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("lb-ctl: {error:#}");

@@ -78,7 +78,8 @@ pub struct UpOptions {
     /// How to attach the XDP program
     #[arg(long, value_enum, default_value = "auto")]
     pub xdp_mode: XdpChoice,
-    /// Log each packet that is dropped, with its reason (slow under attack)
+    /// Log the reason of each packet that is dropped, but not the packet (slow
+    /// under attack)
     #[arg(long)]
     pub log_drops: bool,
     /// How to log.

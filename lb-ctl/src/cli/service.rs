@@ -66,7 +66,7 @@ pub(super) struct Add {
     /// settings.nat_pool
     #[arg(long)]
     full_nat: bool,
-    /// How a new flow gets its backend
+    /// How a new flow gets its backend: so far only mh is served
     #[arg(long, value_enum, default_value = "mh")]
     scheduler: Scheduler,
     /// Who answers pings of the VIP; of its services' wishes the strongest
@@ -76,10 +76,11 @@ pub(super) struct Add {
     /// A backend, with its weight if that is not 1; may be repeated
     #[arg(long = "backend", value_name = "ADDRESS[=WEIGHT]", value_parser = backend)]
     backends: Vec<Backend>,
-    #[command(flatten)]
-    check: CheckOptions,
+    // Its options first: the check's come under a heading of their own.
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    check: CheckOptions,
 }
 
 #[derive(Debug, Args)]
@@ -101,16 +102,17 @@ pub(super) struct Set {
     /// In nat mode, whether to translate the source as well
     #[arg(long, value_name = "true|false")]
     full_nat: Option<bool>,
-    /// How a new flow gets its backend
+    /// How a new flow gets its backend: so far only mh is served
     #[arg(long, value_enum)]
     scheduler: Option<Scheduler>,
     /// Who answers pings of the VIP
     #[arg(long, value_enum)]
     ping: Option<Ping>,
-    #[command(flatten)]
-    check: CheckOptions,
+    // Its options first: the check's come under a heading of their own.
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    check: CheckOptions,
 }
 
 impl Command {

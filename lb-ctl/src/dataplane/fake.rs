@@ -240,10 +240,10 @@ impl NatTable for Fake {
         Ok(())
     }
 
-    fn remove(&self, flow: &NatFlow) -> anyhow::Result<()> {
+    fn remove(&self, flow: &NatFlow, give_back: bool) -> anyhow::Result<()> {
         let mut maps = self.maps();
         maps.nat_flows.retain(|other| other != flow);
-        if let Some(port) = flow.pool_port {
+        if let Some(port) = flow.pool_port.filter(|_| give_back) {
             maps.ports[usize::from(!flow.is_v4())].push(port);
         }
         Ok(())
@@ -259,8 +259,8 @@ impl NatTable for Fake {
         Ok(())
     }
 
-    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<()> {
+    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<bool> {
         self.maps().ports[usize::from(!is_v4)].push(port);
-        Ok(())
+        Ok(true)
     }
 }

@@ -61,12 +61,12 @@ pub trait NatTable: Send + Sync {
     /// If the kernel refuses.
     fn scan(&self, visit: &mut dyn FnMut(NatFlow)) -> anyhow::Result<()>;
 
-    /// Removes a flow and gives its port back to the pool, unless the flow has
-    /// had a packet since it was scanned.
+    /// Removes a flow, and with `give_back` gives its port back to the pool,
+    /// unless the flow has had a packet since it was scanned.
     ///
     /// # Errors
     /// If the kernel refuses.
-    fn remove(&self, flow: &NatFlow) -> anyhow::Result<()>;
+    fn remove(&self, flow: &NatFlow, give_back: bool) -> anyhow::Result<()>;
 
     /// Looks at each free port and throws away those that `keep` does not want,
     /// and what is there twice.
@@ -76,11 +76,11 @@ pub trait NatTable: Send + Sync {
     fn sift_ports(&self, is_v4: bool, keep: &mut dyn FnMut(PoolPort) -> bool)
     -> anyhow::Result<()>;
 
-    /// Adds a free port.
+    /// Adds a free port; `false` if there is no room for another.
     ///
     /// # Errors
     /// If the kernel refuses.
-    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<()>;
+    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<bool>;
 }
 
 /// The tables in the kernel.
@@ -110,11 +110,11 @@ impl NatTable for KernelNat {
         scan(&maps.v6, self.size, visit)
     }
 
-    fn remove(&self, flow: &NatFlow) -> anyhow::Result<()> {
+    fn remove(&self, flow: &NatFlow, give_back: bool) -> anyhow::Result<()> {
         let mut maps = self.lock();
         match &flow.keys {
-            Keys::V4(keys) => remove(&mut maps.v4, keys, flow),
-            Keys::V6(keys) => remove(&mut maps.v6, keys, flow),
+            Keys::V4(keys) => remove(&mut maps.v4, keys, flow, give_back),
+            Keys::V6(keys) => remove(&mut maps.v6, keys, flow, give_back),
         }
     }
 
@@ -132,14 +132,27 @@ impl NatTable for KernelNat {
         go_round(ports, keep)
     }
 
-    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<()> {
+    fn add_port(&self, is_v4: bool, port: PoolPort) -> anyhow::Result<bool> {
         let mut maps = self.lock();
-        if is_v4 {
-            maps.v4.ports.push(port, 0)?;
+        let ports = if is_v4 {
+            &mut maps.v4.ports
         } else {
-            maps.v6.ports.push(port, 0)?;
+            &mut maps.v6.ports
+        };
+        push(ports, port)
+    }
+}
+
+/// Adds a free port; `false` if the queue is full.
+fn push(ports: &mut Queue<MapData, PoolPort>, port: PoolPort) -> anyhow::Result<bool> {
+    match ports.push(port, 0) {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(nix::libc::E2BIG) =>
+        {
+            Ok(false)
         }
-        Ok(())
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -258,6 +271,7 @@ fn remove<K: Key>(
     maps: &mut FamilyNatMaps<K, K::Address>,
     keys: &FamilyKeys<K>,
     flow: &NatFlow,
+    give_back: bool,
 ) -> anyhow::Result<()>
 where
     NatForward<K::Address>: Pod,
@@ -280,8 +294,8 @@ where
         absent_is_fine(maps.forward.remove(forward))?;
     }
     absent_is_fine(maps.reverse.remove(&keys.reverse))?;
-    if let Some(port) = flow.pool_port {
-        maps.ports.push(port, 0)?;
+    if let Some(port) = flow.pool_port.filter(|_| give_back) {
+        push(&mut maps.ports, port)?;
     }
     Ok(())
 }

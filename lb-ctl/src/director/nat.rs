@@ -149,7 +149,12 @@ fn look(table: &dyn NatTable, wish: &Wish, now: u32, restock: bool) -> Result<Fo
         }
     })?;
     for flow in &over {
-        table.remove(flow)?;
+        // A port that has left the pool meanwhile must not come back.
+        let numbers = numbers(wish, flow.is_v4());
+        let is_wanted = |port: PoolPort| {
+            numbers.contains(&port.address_index()) && wish.ports.contains(&port.port())
+        };
+        table.remove(flow, flow.pool_port.is_some_and(is_wanted))?;
     }
     for (version, is_v4) in [true, false].into_iter().enumerate() {
         let numbers: Vec<u16> = numbers(wish, is_v4);
@@ -199,7 +204,10 @@ fn stock(
     // In an order that nobody can guess (RFC 6056).
     shuffle(&mut missing);
     for port in missing {
-        table.add_port(is_v4, port)?;
+        // No more fit than there can be flows.
+        if !table.add_port(is_v4, port)? {
+            break;
+        }
     }
     Ok(())
 }

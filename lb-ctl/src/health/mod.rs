@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::model::status::{HealthStatus, unix_now};
 use crate::model::{BackendAddress, Config, HealthCheck, Service, ServiceName};
+use prober::Failure;
 use state::{Initial, ProbeResult, State, Transition};
 
 /// Backends that are new, or have a new check, are probed at once, this far
@@ -128,7 +129,7 @@ impl Manager {
                     let state = Arc::clone(&watch.state);
                     lock(&state).set_thresholds(target.check.rise, target.check.fall);
                     drop(watch);
-                    let delay = (SPREAD * started).min(target.check.interval());
+                    let delay = spread(started, target.check.interval());
                     started += 1;
                     self.watch(target, state, delay)
                 }
@@ -171,10 +172,17 @@ impl Manager {
 /// one that waits for its first success is probed almost at once.
 fn first_delay(key: &Key, initial: Initial, interval: Duration, started: u32) -> Duration {
     if initial != Initial::Up {
-        return (SPREAD * started).min(interval);
+        return spread(started, interval);
     }
     let random = RandomState::new().hash_one(key);
     interval.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+/// Probes that are started together keep their distance, also when there are
+/// more than fit into one interval.
+fn spread(started: u32, interval: Duration) -> Duration {
+    let nanos = (SPREAD * started).as_nanos() % interval.as_nanos().max(1);
+    Duration::from_nanos(nanos as u64)
 }
 
 async fn probe_for_ever(
@@ -188,7 +196,14 @@ async fn probe_for_ever(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let result = prober::probe(target.address, &target.check).await;
+        let result = match prober::probe(target.address, &target.check).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Theirs(reason)) => Err(reason),
+            Err(Failure::Ours(reason)) => {
+                warn!(service = %target.service, backend = %target.backend, reason, "cannot probe");
+                continue;
+            }
+        };
         if let Some(event) = judge(&target, &state, result)
             && events.send(event).is_err()
         {
@@ -348,6 +363,9 @@ mod tests {
             "{early} of 200 in the first half"
         );
         assert_eq!(delay(Initial::Unproven, 0), Duration::ZERO);
-        assert_eq!(delay(Initial::Unproven, 1_000_000), interval);
+        // Beyond one interval they begin again, and do not all meet at its end.
+        let later = [2_000, 2_500, 1_000_000].map(|i| delay(Initial::Unproven, i));
+        assert!(later.iter().all(|delay| *delay < interval), "{later:?}");
+        assert_ne!(later[0], later[1]);
     }
 }

@@ -7,6 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -20,7 +21,7 @@ const MAX_BODY: usize = 64 << 10;
 ///
 /// # Errors
 /// What was met, in words.
-pub async fn probe(address: SocketAddr, check: &HealthCheck) -> ProbeResult {
+pub async fn probe(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
     let probe = async {
         match check.r#type {
             CheckType::Tcp => connect(address).await.map(drop),
@@ -28,20 +29,42 @@ pub async fn probe(address: SocketAddr, check: &HealthCheck) -> ProbeResult {
         }
     };
     timeout(check.timeout(), probe).await.unwrap_or_else(|_| {
-        Err(format!(
-            "no answer within {} ms",
-            check.timeout().as_millis()
-        ))
+        let patience = check.timeout().as_millis();
+        Err(Failure::Theirs(format!("no answer within {patience} ms")))
     })
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(address)
-        .await
-        .map_err(|error| format!("cannot connect to {address}: {error}"))
+/// Why a probe did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The backend's doing.
+    Theirs(String),
+    /// This host has no file, port or memory for a connection: that says nothing
+    /// about the backend.
+    Ours(String),
 }
 
-async fn http(address: SocketAddr, check: &HealthCheck) -> ProbeResult {
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Theirs(reason)
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
+    let stream = TcpStream::connect(address).await;
+    stream.map_err(|error| not_connected(address, &error))
+}
+
+fn not_connected(address: SocketAddr, error: &std::io::Error) -> Failure {
+    use Errno::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let reason = format!("cannot connect to {address}: {error}");
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL) => Failure::Ours(reason),
+        _ => Failure::Theirs(reason),
+    }
+}
+
+async fn http(address: SocketAddr, check: &HealthCheck) -> Result<(), Failure> {
     let stream = connect(address).await?;
     let request = request(address, check).map_err(|error| error.to_string())?;
     let failed = |error: hyper::Error| format!("HTTP to {address}: {error}");
@@ -55,14 +78,15 @@ async fn http(address: SocketAddr, check: &HealthCheck) -> ProbeResult {
     // The connection only moves while somebody polls it, and may end before
     // its last bytes have been read.
     tokio::pin!(exchange);
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         outcome = &mut exchange => outcome,
         outcome = connection => {
             outcome.map_err(failed)?;
             exchange.await
         }
-    }
+    };
+    Ok(outcome?)
 }
 
 fn request(
@@ -155,9 +179,27 @@ mod tests {
         }
     }
 
-    async fn outcome(answer: &'static str, check: HealthCheck) -> ProbeResult {
+    async fn outcome(answer: &'static str, check: HealthCheck) -> Result<(), String> {
         let (address, _task) = server(answer).await;
-        probe(address, &check).await
+        probe(address, &check).await.map_err(theirs)
+    }
+
+    fn theirs(failure: Failure) -> String {
+        match failure {
+            Failure::Theirs(reason) => reason,
+            Failure::Ours(reason) => panic!("{reason}"),
+        }
+    }
+
+    #[test]
+    fn what_this_host_lacks_says_nothing_about_the_backend() {
+        let address = "192.0.2.21:80".parse().unwrap();
+        let is_ours = |errno: Errno| {
+            let error = std::io::Error::from(errno);
+            matches!(not_connected(address, &error), Failure::Ours(_))
+        };
+        assert!(is_ours(Errno::EMFILE) && is_ours(Errno::EADDRNOTAVAIL));
+        assert!(!is_ours(Errno::ECONNREFUSED) && !is_ours(Errno::EHOSTUNREACH));
     }
 
     #[tokio::test]
@@ -213,7 +255,7 @@ mod tests {
         let check = HealthCheck::new(CheckType::Tcp);
         probe(address, &check).await.unwrap();
         drop(listener);
-        let error = probe(address, &check).await.unwrap_err();
+        let error = theirs(probe(address, &check).await.unwrap_err());
         assert!(error.contains("refused"), "{error}");
     }
 
@@ -226,7 +268,7 @@ mod tests {
         };
         let before = Instant::now();
         let error = probe(listener.local_addr().unwrap(), &check).await;
-        assert_eq!(error.unwrap_err(), "no answer within 50 ms");
+        assert_eq!(theirs(error.unwrap_err()), "no answer within 50 ms");
         assert!(before.elapsed() >= Duration::from_millis(50));
     }
 }

@@ -88,6 +88,9 @@ pub enum Condition {
     /// Its next hop is not known, or not any more. Its flows are still sent
     /// where they were sent last: the neighbour may only be slow to answer.
     Unresolved,
+    /// Its next hop has not been looked up yet, as after a restart: it stays
+    /// what it is.
+    Pending,
 }
 
 /// How to reach a backend on the wire.

@@ -180,15 +180,6 @@ impl State {
     pub const fn pool(&self) -> &BTreeMap<u16, IpAddr> {
         &self.pool
     }
-
-    /// Whether this backend of a service has an entry that is alive.
-    pub fn is_alive(&self, key: &ServiceKey, address: IpAddr, port: u16) -> Option<bool> {
-        let entries = self.entries(key);
-        let (_, entry) = entries
-            .iter()
-            .find(|(_, b)| b.address == address.into() && u16::from_be(b.port) == port)?;
-        Some(entry.state == state::ALIVE)
-    }
 }
 
 /// Slots of a ring by state and by owner.

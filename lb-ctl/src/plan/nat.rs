@@ -119,11 +119,21 @@ fn nat_backend(
     before: Option<&NatBackend>,
     shared: &Shared,
 ) -> NatBackend {
+    // On port 0 every port stays what it is.
+    let port_of = |service: &ServiceKey| {
+        if own.port == 0 {
+            0
+        } else {
+            service.port.to_be()
+        }
+    };
     let is_full = |(service, _): &&(ServiceKey, u32)| shared.full.contains(service);
     let gateways: Vec<_> = owners.iter().filter(|owner| !is_full(owner)).collect();
     let was_alone = |(service, _): &&&(ServiceKey, u32)| {
         before.is_some_and(|before| {
-            before.flags & source::BACKEND != 0 && before.vip == service.vip.into()
+            before.flags & source::BACKEND != 0
+                && before.vip == service.vip.into()
+                && before.port == port_of(service)
         })
     };
     let alone = gateways.iter().find(was_alone).or(gateways.first());
@@ -135,12 +145,7 @@ fn nat_backend(
         Some(&&(service, id)) => NatBackend {
             vip: service.vip.into(),
             backend: id,
-            // On port 0 every port stays what it is.
-            port: if own.port == 0 {
-                0
-            } else {
-                service.port.to_be()
-            },
+            port: port_of(&service),
             flags: table | source::BACKEND,
         },
         None => NatBackend {
@@ -240,8 +245,12 @@ mod tests {
 
     #[test]
     fn a_backend_that_comes_to_be_shared_keeps_the_flows_it_has() {
-        let (a, b) = (key(10, 80), key(11, 80));
-        for alone in [a, b] {
+        let a = key(10, 80);
+        // Of another VIP, and of another port of the same.
+        for (b, alone) in [key(11, 80), key(10, 443)]
+            .into_iter()
+            .flat_map(|b| [(b, a), (b, b)])
+        {
             let before = nat_backend(
                 &own(8080),
                 &[(alone, 1)],
@@ -252,6 +261,7 @@ mod tests {
             let value = nat_backend(&own(8080), &[(a, 1), (b, 2)], Some(&before), &both);
             assert_eq!(value.flags, source::BACKEND | source::TABLE);
             assert_eq!(value.vip, alone.vip.into());
+            assert_eq!(u16::from_be(value.port), alone.port);
         }
     }
 

@@ -26,18 +26,25 @@ impl Index {
     pub(super) fn of(state: &State) -> Self {
         let mut free: BTreeSet<u32> = (1..state.capacity.backends).collect();
         let mut by_identity = HashMap::new();
+        let services: BTreeSet<u32> = state.services.values().map(|s| s.value.id).collect();
+        let mut service_ids = services.clone();
         for (&id, entry) in &state.backends {
             if entry.state == state::FREE {
                 continue;
             }
             free.remove(&id);
-            let port = u16::from_be(entry.port);
-            by_identity.insert((entry.service, entry.address.into(), port), id);
+            // Entries whose service is gone are about to be freed: neither they
+            // nor that service's id may be taken for those of a new one.
+            service_ids.insert(entry.service);
+            if services.contains(&entry.service) {
+                let port = u16::from_be(entry.port);
+                by_identity.insert((entry.service, entry.address.into(), port), id);
+            }
         }
         Self {
             by_identity,
             free,
-            service_ids: state.services.values().map(|s| s.value.id).collect(),
+            service_ids,
         }
     }
 
@@ -162,7 +169,12 @@ fn plan_entries(
             };
             list.push(Op::PutBackend(id, after));
         }
-        if matches!(backend.condition, Condition::Up(_)) && backend.weight > 0 && !backend.removed {
+        let is_reachable = match backend.condition {
+            Condition::Up(_) => true,
+            Condition::Pending => after.state == state::ALIVE,
+            Condition::Down | Condition::Unresolved => false,
+        };
+        if is_reachable && backend.weight > 0 && !backend.removed {
             scheduled.push(Scheduled {
                 id,
                 candidate: Candidate {
@@ -196,8 +208,10 @@ fn entry(before: &Backend, service: u32, backend: &DesiredBackend) -> Backend {
             entry.set_macs(next_hop.mac, next_hop.source_mac);
             entry.mtu = next_hop.mtu.saturating_sub(mode::overhead(backend.mode));
         }
-        Condition::Unresolved if before.state == state::ALIVE => {}
-        Condition::Unresolved | Condition::Down => entry.state = state::DEAD,
+        Condition::Unresolved | Condition::Pending if before.state == state::ALIVE => {}
+        Condition::Unresolved | Condition::Pending | Condition::Down => {
+            entry.state = state::DEAD;
+        }
     }
     if before.state == state::ALIVE && entry.state == state::DEAD {
         entry.generation = before.generation.wrapping_add(1);

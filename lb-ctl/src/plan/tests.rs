@@ -138,6 +138,75 @@ fn entries_of_no_service_are_freed() {
     assert!(dump.backends.values().all(|b| b.state == state::FREE));
 }
 
+/// A new service, and one that takes the place of another: killed after any
+/// write, the next `lb-ctl` ends with what is desired, in the maps as in what
+/// it believes of them.
+#[test]
+fn a_plan_may_be_cut_off_after_any_write() {
+    let first = desired(vec![backend(1, 1), backend(2, 1)]);
+    let mut moved = desired(vec![backend(2, 1), backend(3, 1)]);
+    let service = moved.services.remove(&KEY).unwrap();
+    moved
+        .services
+        .insert(ServiceKey { port: 443, ..KEY }, service);
+    for done in 0.. {
+        let mut fake = Fake::default();
+        let mut left = done;
+        let mut state = new_state(&fake);
+        for wanted in [&first, &moved] {
+            let ops = plan(&mut state, wanted, None, fake.now()).unwrap().ops;
+            for op in ops.iter().take(left) {
+                fake.apply(op).unwrap();
+            }
+            let was_cut = left < ops.len();
+            left = left.saturating_sub(ops.len());
+            if !was_cut {
+                continue;
+            }
+            let mut restarted = new_state(&fake);
+            apply(&mut fake, &mut restarted, wanted);
+            let dump = fake.dump().unwrap();
+            assert_eq!(dump.services.len(), 1, "after {done} writes");
+            for (value, slots, _) in dump.services.values() {
+                assert!(!slots.is_empty());
+                for slot in slots {
+                    let entry = &dump.backends[&slot.backend()];
+                    let is_good = entry.state == state::ALIVE && entry.service == value.id;
+                    assert!(is_good, "after {done} writes: {entry:?}");
+                }
+            }
+            assert_eq!(dump.backends, restarted.backends, "after {done} writes");
+            break;
+        }
+        if left > 0 {
+            return;
+        }
+    }
+}
+
+/// After a restart, until its next hop has been looked up.
+#[test]
+fn a_backend_that_was_alive_stays_scheduled_while_it_is_looked_up() {
+    let mut fake = Fake::default();
+    let mut state = new_state(&fake);
+    let mut wanted = desired(vec![backend(1, 1), backend(2, 1)]);
+    apply(&mut fake, &mut state, &wanted);
+    let mut restarted = new_state(&fake);
+    let mut unknown = backend(3, 1);
+    unknown.condition = Condition::Pending;
+    let service = wanted.services.get_mut(&KEY).unwrap();
+    for backend in &mut service.backends {
+        backend.condition = Condition::Pending;
+    }
+    assert_eq!(apply(&mut fake, &mut restarted, &wanted), 0);
+    // One that is new has to be looked up first.
+    let service = wanted.services.get_mut(&KEY).unwrap();
+    service.backends.push(unknown);
+    apply(&mut fake, &mut restarted, &wanted);
+    let owned = restarted.ring_summary(&KEY).unwrap().owned;
+    assert_eq!(owned.len(), 2);
+}
+
 #[test]
 fn the_ring_shares_by_weight_and_leaves_out_who_cannot_be_reached() {
     let mut fake = Fake::default();

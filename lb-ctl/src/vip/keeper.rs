@@ -96,7 +96,8 @@ impl Keeper {
         tokio::spawn(async move {
             let mut second = interval(Duration::from_secs(1));
             loop {
-                let wishes_now = wishes.borrow_and_update().clone();
+                // Not taken for seen: what has changed meanwhile is done below.
+                let wishes_now = wishes.borrow().clone();
                 tokio::select! {
                     changed = wishes.changed() => {
                         if changed.is_err() {

@@ -255,7 +255,7 @@ async fn what_is_wrong_is_said_with_what_to_do() {
         .await;
     assert!(error.contains("is `lb-ctl up` running?"), "{error}");
     let usage = scene.run("backend set web 203.0.113.21 --weight -1").await;
-    assert_eq!(usage.status.code(), Some(2));
+    assert_eq!(usage.status.code(), Some(1));
     let usage = scene.run("backend add web web1").await;
     assert!(String::from_utf8_lossy(&usage.stderr).contains("is not an address"));
 }

@@ -353,6 +353,11 @@ async fn what_is_no_proper_request_is_refused() {
     let two_megabytes = vec![b' '; 2 << 20];
     let answer = put(json_type.to_vec(), two_megabytes).await;
     answer.is_problem(413, None, "at most 1048576 bytes");
+    // All services together may have more, but not without end.
+    let whole = |bytes| director.send(Method::PUT, "/v1/config", &json_type, vec![b' '; bytes]);
+    whole(2 << 20).await.is_problem(400, None, "EOF");
+    let answer = whole((16 << 20) + 1).await;
+    answer.is_problem(413, None, "at most 16777216 bytes");
     let mut almost = web().to_string().into_bytes();
     almost.resize(1 << 20, b' ');
     assert_eq!(put(json_type.to_vec(), almost).await.status, 200);
