@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Family, Mode, Site};
 use crate::talk::Protocol;
-use crate::{try_eventually, vm};
+use crate::try_eventually;
 
 impl Site {
     /// Body of `PUT /v1/services/NAME`: a service on the VIP's port 80 with
@@ -27,12 +27,9 @@ impl Site {
     ) -> Value {
         let mut service = self.plain_service(name, family, Protocol::Tcp, 80, backends);
         service["backends"] = self.backends_of(backends_family, 80, backends);
-        // A probe of a busy backend takes its time where all is emulated; none
-        // is to be taken for dead because of that.
-        let fall = if vm::inside().is_some() { 20 } else { 2 };
         service["health_check"] = json!({
             "type": "http", "path": "/",
-            "interval_ms": 500, "timeout_ms": 500, "rise": 2, "fall": fall,
+            "interval_ms": 500, "timeout_ms": 500, "rise": 2, "fall": 2,
         });
         service
     }
