@@ -36,6 +36,14 @@ pub struct Wish {
     pub ports: RangeInclusive<u16>,
 }
 
+impl Wish {
+    /// Whether the pool is to have this port of an address of this IP version.
+    fn has_port(&self, is_v4: bool, port: PoolPort) -> bool {
+        let address = self.pool.get(&port.address_index());
+        address.is_some_and(|ip| ip.is_ipv4() == is_v4) && self.ports.contains(&port.port())
+    }
+}
+
 /// What was found last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
@@ -150,56 +158,37 @@ fn look(table: &dyn NatTable, wish: &Wish, now: u32, restock: bool) -> Result<Fo
     })?;
     for flow in &over {
         // A port that has left the pool meanwhile must not come back.
-        let numbers = numbers(wish, flow.is_v4());
-        let is_wanted = |port: PoolPort| {
-            numbers.contains(&port.address_index()) && wish.ports.contains(&port.port())
-        };
-        table.remove(flow, flow.pool_port.is_some_and(is_wanted))?;
+        let is_of_pool = |port| wish.has_port(flow.is_v4(), port);
+        table.remove(flow, flow.pool_port.is_some_and(is_of_pool))?;
     }
     for (version, is_v4) in [true, false].into_iter().enumerate() {
-        let numbers: Vec<u16> = numbers(wish, is_v4);
-        let is_wanted = |port: PoolPort| {
-            numbers.contains(&port.address_index()) && wish.ports.contains(&port.port())
-        };
         if restock {
-            stock(table, is_v4, &numbers, wish, &taken[version])?;
+            stock(table, is_v4, wish, &taken[version])?;
         }
-        let taken = taken[version].iter().filter(|port| is_wanted(**port));
+        let taken = taken[version].iter();
+        let taken = taken.filter(|port| wish.has_port(is_v4, **port));
         found.taken[version] = taken.count() as u64;
     }
     Ok(found)
-}
-
-/// Numbers of the pool's addresses of one IP version.
-fn numbers(wish: &Wish, is_v4: bool) -> Vec<u16> {
-    let of_version = wish.pool.iter().filter(|(_, ip)| ip.is_ipv4() == is_v4);
-    of_version.map(|(&number, _)| number).collect()
 }
 
 /// Throws free ports away that are no longer of the pool, and adds those that
 /// are missing: of new addresses, and what an `lb-ctl` that was killed had in
 /// its hands. A port that a packet takes out in between may be added twice;
 /// packets find out whether it is taken.
-fn stock(
-    table: &dyn NatTable,
-    is_v4: bool,
-    numbers: &[u16],
-    wish: &Wish,
-    taken: &HashSet<PoolPort>,
-) -> Result<()> {
+fn stock(table: &dyn NatTable, is_v4: bool, wish: &Wish, taken: &HashSet<PoolPort>) -> Result<()> {
     let mut present = taken.clone();
     table.sift_ports(is_v4, &mut |port| {
-        let is_wanted =
-            numbers.contains(&port.address_index()) && wish.ports.contains(&port.port());
+        let is_wanted = wish.has_port(is_v4, port);
         present.extend(is_wanted.then_some(port));
         is_wanted
     })?;
     // Taken by packets after the flows were looked at, before the free ports
     // were.
     table.scan(&mut |flow| present.extend(flow.pool_port.filter(|_| flow.is_v4() == is_v4)))?;
-    let all = numbers
-        .iter()
-        .flat_map(|&number| wish.ports.clone().map(move |p| PoolPort::new(number, p)));
+    let of_version = wish.pool.iter().filter(|(_, ip)| ip.is_ipv4() == is_v4);
+    let all = of_version
+        .flat_map(|(&number, _)| wish.ports.clone().map(move |p| PoolPort::new(number, p)));
     let mut missing: Vec<PoolPort> = all.filter(|port| !present.contains(port)).collect();
     // In an order that nobody can guess (RFC 6056).
     shuffle(&mut missing);
