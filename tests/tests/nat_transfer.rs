@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use integration::capture::{Capture, ODD, TOO_BIG};
 use integration::talk::Protocol;
 use integration::topology::{Family, INTERFACE, Nat, Net, Place, Router, Site};
+use integration::vm::bulk;
 use integration::{Process, try_eventually};
 use serde_json::Value;
 
@@ -127,8 +128,8 @@ fn transfers_fit(name: &str, nat: Nat, family: Family, bytes: u64) -> anyhow::Re
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let odd = web.capture(ODD)?;
     let told = web.capture(TOO_BIG)?;
-    web.upload(bytes)?;
-    web.download(bytes)?;
+    web.upload(bulk(bytes))?;
+    web.download(bulk(bytes))?;
     none_of(odd, "fragments or packets above the MTU")?;
     none_of(told, "ICMP errors although all is as wide")?;
     web.site.ensure_checksums_right()

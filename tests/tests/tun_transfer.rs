@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use integration::capture::{Capture, ENCAPSULATED, ODD, TOO_BIG};
 use integration::topology::{Family, INTERFACE, Net, Router, Site};
+use integration::vm::bulk;
 
 const MB: u64 = 1_000_000;
 const MTU: u16 = 1500;
@@ -88,8 +89,8 @@ fn transfers_fit(name: &str, family: Family, outer: Family, bytes: u64) -> anyho
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let odd = web.capture(ODD)?;
     let told = web.capture(TOO_BIG)?;
-    web.upload(bytes)?;
-    web.download(bytes)?;
+    web.upload(bulk(bytes))?;
+    web.download(bulk(bytes))?;
     for capture in odd {
         no_more_than(&capture.finish()?, "fragments or packets above the MTU")?;
     }
@@ -142,8 +143,8 @@ fn clients_are_told(name: &str, family: Family, outer: Family, bytes: u64) -> an
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let odd = web.capture(ODD)?;
     let told = Capture::start(&web.site.lab, &web.site.client, INTERFACE, TOO_BIG)?;
-    web.upload(bytes)?;
-    web.download(bytes)?;
+    web.upload(bulk(bytes))?;
+    web.download(bulk(bytes))?;
     let errors = told.finish()?;
     ensure!(!errors.is_empty(), "no ICMP error reached the client");
     let usable = web.usable_mtu();

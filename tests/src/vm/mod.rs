@@ -17,4 +17,4 @@ mod suite;
 pub use builder::{Builder, Vm};
 pub use kernel::Kernel;
 pub use machine::Output;
-pub use suite::{in_vm, inside};
+pub use suite::{bulk, in_vm, inside};
