@@ -5,6 +5,7 @@ mod control_plane;
 mod instructions;
 mod ipvs;
 mod machine;
+mod target;
 mod time;
 
 use serde_json::{Map, Value};
@@ -113,11 +114,11 @@ fn measure(args: &Args, parts: &Parts, results: &mut Map<String, Value>) -> anyh
         }
     }
     if parts.ipvs {
-        let ways = ipvs::run()?;
+        let counted = ipvs::run()?;
         if args.json {
-            results.insert("ipvs".to_owned(), serde_json::to_value(ways)?);
+            results.insert("ipvs".to_owned(), serde_json::to_value(counted)?);
         } else {
-            ipvs::print(&ways);
+            counted.print();
         }
     }
     risen

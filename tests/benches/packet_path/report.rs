@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::cases::{ONE_FLOW, Yardstick};
+use crate::cases::Yardstick;
 use crate::scaling::Scaling;
 use crate::time::{Measured, Spread};
 
@@ -73,20 +73,21 @@ fn scaling_to_json(result: &Scaling) -> serde_json::Value {
 }
 
 /// A result against its target.
-struct Judgement {
-    yardstick: &'static str,
+struct Judgement<'a> {
+    yardstick: &'a str,
     ratio: f64,
     at_most: f64,
 }
 
-impl Judgement {
-    fn of(result: &Measured, results: &[Measured]) -> Option<Self> {
-        let target = result.target?;
-        let (yardstick, one) = match target.yardstick {
+impl<'a> Judgement<'a> {
+    /// `None` also where what it is compared with was not measured.
+    fn of(result: &'a Measured, results: &[Measured]) -> Option<Self> {
+        let target = result.target.as_ref()?;
+        let (yardstick, one) = match &target.yardstick {
             Yardstick::Encapsulation => ("constant encapsulation", &result.encapsulation),
-            Yardstick::OneFlow => {
-                let one_flow = results.iter().find(|r| r.name == ONE_FLOW)?;
-                ("one flow", &one_flow.net)
+            Yardstick::Case(name) => {
+                let case = results.iter().find(|r| r.name == *name)?;
+                (name.as_str(), &case.net)
             }
         };
         Some(Self {
@@ -107,7 +108,7 @@ impl Judgement {
             ratio,
             at_most,
         } = self;
-        format!("{met}: {ratio:.2} x {yardstick}, at most {at_most:.1}")
+        format!("{met}: {ratio:.2} x {yardstick}, at most {at_most:.2}")
     }
 
     fn to_json(&self) -> serde_json::Value {

@@ -94,7 +94,7 @@ fn measure(world: &World, case: &Case, quick: bool) -> anyhow::Result<Measured> 
         encapsulation,
         mac_swap,
         accesses,
-        target: case.target,
+        target: case.target.clone(),
     })
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::machine::BENCH;
+use super::target::{Bound, Target};
 use crate::workspace::{call, cargo, root};
 
 /// What was measured.
@@ -18,7 +19,15 @@ pub struct Measured {
     /// confidence interval.
     milliseconds: BTreeMap<String, [f64; 3]>,
     memory: Memory,
+    targets: Vec<Target>,
 }
+
+/// What a ring of 1,000 backends is called.
+const LARGE_RING: &str = "ring/1000 backends";
+/// Milliseconds in which it should be built.
+const LARGE_RING_TARGET: f64 = 20.0;
+/// Megabytes that the maps should take.
+const MEMORY_TARGET: f64 = 120.0;
 
 /// Memory of the maps, as the benchmark prints it.
 #[derive(Deserialize, Serialize)]
@@ -44,9 +53,23 @@ pub fn run(quick: bool) -> anyhow::Result<Measured> {
     call(bench.args(quick.then_some("--quick")))?;
     let mut milliseconds = BTreeMap::new();
     collect(&results, &mut milliseconds)?;
+    let memory = memory()?;
+    let [ring, ..] = *milliseconds
+        .get(LARGE_RING)
+        .with_context(|| format!("nothing is called {LARGE_RING}"))?;
+    let targets = [
+        ("ms for a ring of 1,000 backends", ring, LARGE_RING_TARGET),
+        ("MB of maps", megabytes(memory.bytes), MEMORY_TARGET),
+    ];
+    let targets = targets.map(|(what, measured, most)| Target {
+        what,
+        measured,
+        bound: Bound::AtMost(most),
+    });
     Ok(Measured {
         milliseconds,
-        memory: memory()?,
+        memory,
+        targets: targets.into(),
     })
 }
 
@@ -119,7 +142,6 @@ impl Measured {
             bytes,
             maps,
         } = &self.memory;
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
         println!(
             "maps for {services} services of {backends_each} backends, flow tables apart, on \
              {cpus} CPUs: {:.1} MB",
@@ -128,5 +150,12 @@ impl Measured {
         for (map, bytes) in maps {
             println!("  {map:<52} {:>9.3} MB", megabytes(*bytes));
         }
+        for target in &self.targets {
+            println!("{target}");
+        }
     }
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
