@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::arp::{ALL, Key, Setting};
 use crate::facts::Facts;
 use crate::netlink;
+use crate::packets;
 use crate::plan::{Change, Plan};
 use crate::state::{State, Store};
 use crate::tunnel::Tunnel;
@@ -112,7 +113,15 @@ impl Host {
         if stored != Some(&plan.before) {
             store.save(&plan.before)?;
         }
+        let mut removed = false;
         for change in &plan.changes {
+            // The kernel first looks whether an ARP request is for an address
+            // of the host, then whether to be silent. A request may be between
+            // the two.
+            if matches!(change, Change::Sysctl { .. }) && std::mem::take(&mut removed) {
+                packets::wait_for_those_under_way();
+            }
+            removed |= matches!(change, Change::Remove(_));
             if self.make(change, &mut done.notes).await? {
                 done.changes.push(change.clone());
             } else {

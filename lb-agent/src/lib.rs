@@ -21,6 +21,7 @@ pub mod facts;
 pub mod host;
 pub mod interface;
 mod netlink;
+mod packets;
 pub mod plan;
 pub mod prefix;
 pub mod report;
