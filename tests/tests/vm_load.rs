@@ -51,7 +51,7 @@ fn balances() -> anyhow::Result<()> {
     ensure!(attached.0 == "native", "{attached:?}");
     for (name, family) in [("v4", Family::V4), ("v6", Family::V6)] {
         let mut service = lab.service(name, family, &[0, 1]);
-        // The servers share two emulated processors with everything else.
+        // The servers share one emulated processor with everything else.
         service["health_check"] = json!({
             "type": "http", "path": "/",
             "interval_ms": 2000, "timeout_ms": 2000, "rise": 1, "fall": 5,

@@ -1,5 +1,5 @@
 //! Instructions per packet, for a machine whose clock counts them: see
-//! `integration::vm::Builder::counts_instructions`. There the nanoseconds that
+//! `integration::vm::Builder::run`. There the nanoseconds that
 //! BPF_PROG_TEST_RUN reports for each repetition are instructions.
 //!
 //! Net count = generator and program, less generator and an empty program

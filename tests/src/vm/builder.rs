@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::image::Image;
 use super::init;
 use super::kernel::{Kernel, directory, program};
-use super::machine::{Machine, Output, Pace};
+use super::machine::{Machine, Output};
 use crate::paths;
 
 /// Programs that labs call.
@@ -54,7 +54,6 @@ impl Vm {
             system_programs: Vec::new(),
             environment: Vec::new(),
             is_lab: false,
-            pace: Pace::Fast,
         }
     }
 }
@@ -71,7 +70,6 @@ pub struct Builder {
     system_programs: Vec<String>,
     environment: Vec<(String, String)>,
     is_lab: bool,
-    pace: Pace,
 }
 
 impl Builder {
@@ -126,18 +124,11 @@ impl Builder {
         self
     }
 
-    /// Has the machine's clocks count its instructions: one processor, on
-    /// which a nanosecond is the time that one instruction takes, whatever the
-    /// instruction and however busy this machine is. Slower than otherwise, but
-    /// what is timed in it is exact.
-    pub fn counts_instructions(mut self) -> Self {
-        self.pace = Pace::Counted;
-        self
-    }
-
     /// Boots the machine, runs a shell script in it as root, and
-    /// waits until the machine is off. `timeout` counts from the start of the
-    /// machine, not from the call: of each kernel one machine runs at a time.
+    /// waits until the machine is off. A nanosecond of the machine's clocks is an
+    /// instruction, whatever the instruction and however busy this host is.
+    /// `timeout` is in this host's time, from the start of the machine, not from
+    /// the call: of each kernel one machine runs at a time.
     ///
     /// # Errors
     /// When something that was asked for is missing, the kernel panics, or the
@@ -152,7 +143,6 @@ impl Builder {
             kernel: self.kernel,
             initramfs: &archive,
             memory_mib: self.memory_mib,
-            pace: self.pace,
         };
         machine.run(&place.0, timeout)
     }

@@ -36,7 +36,6 @@ pub fn run<T: DeserializeOwned>(
     configure: impl FnOnce(Builder) -> Builder,
 ) -> anyhow::Result<T> {
     let vm = Vm::builder(KERNEL)
-        .counts_instructions()
         .memory(MEMORY_MIB)
         .binary(build()?, "/lb/bench")
         .file(root().join("target/ebpf/bench.o"), "/lb/ebpf/bench.o")

@@ -29,8 +29,7 @@ const TUNNEL_MODULES: [&str; 3] = ["ipip", "sit", "ip6_tunnel"];
 /// Longest time of one suite in a machine: emulated, all is many times slower.
 const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// Tests at a time in a machine. Two emulated processors are few, tests have
-/// deadlines, and machines of other kernels run beside it.
+/// Tests at a time in a machine, which has one processor.
 const THREADS_IN_MACHINE: &str = "1";
 
 /// A suite of the integration tests.
