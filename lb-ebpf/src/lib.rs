@@ -63,15 +63,17 @@ pub mod translate;
 pub mod verdict;
 pub mod vip;
 
+use core::hint::black_box;
+
 use family::{Family, V4, V6};
 use headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethertype};
 use lb_common::service::{ServiceValue, flags};
 use packet::{Packet, Untagged};
-use packet_info::PacketInfo;
+use packet_info::{PacketInfo, is_sent_to_us};
 use parse::{FIRST_FRAGMENT, LATER_FRAGMENT, NO_SERVICES};
 use tables::{FamilyTables, Tables};
 use tag::Frame;
-use verdict::{Packed, Verdict};
+use verdict::{DropReason, Packed, Verdict};
 
 /// What comes after the stages of the modes DR and TUN: other stages, which in
 /// the kernel are programs of their own.
@@ -188,7 +190,7 @@ where
         TAGGED => Err(Next::Tagged),
         NAT => Err(Next::Nat),
         OTHER => Err(Next::Other),
-        end => Ok(finish(end, tables)),
+        end => Ok(finish(packet, end, tables)),
     }
 }
 
@@ -210,9 +212,9 @@ where
         LATER => Err(Next::Later),
         VIP => match vip::ask::<F, P, T>(packet, tables) {
             ECHO => Err(Next::Echo),
-            end => Ok(finish(end, tables)),
+            end => Ok(finish(packet, end, tables)),
         },
-        end => Ok(finish(end, tables)),
+        end => Ok(finish(packet, end, tables)),
     }
 }
 
@@ -224,10 +226,8 @@ where
     P: Packet,
     T: Tables + FamilyTables<F>,
 {
-    finish(
-        Packed::new(nat::process::<FIRSTS, F, P, T>(packet, tables)),
-        tables,
-    )
+    let end = Packed::new(nat::process::<FIRSTS, F, P, T>(packet, tables));
+    finish(packet, end, tables)
 }
 
 /// Runs the stages of the modes DR and TUN on the first fragment of a packet.
@@ -243,7 +243,7 @@ where
 {
     match fragment::first(packet, tables) {
         NAT => Err(Next::Nat),
-        end => Ok(finish(end, tables)),
+        end => Ok(finish(packet, end, tables)),
     }
 }
 
@@ -255,7 +255,8 @@ where
     P: Packet,
     T: Tables + FamilyTables<F>,
 {
-    finish(Packed::new(fragment::later(packet, tables)), tables)
+    let end = Packed::new(fragment::later(packet, tables));
+    finish(packet, end, tables)
 }
 
 /// [`tag::untag`], with its drops counted.
@@ -264,14 +265,14 @@ where
 /// The verdict on a packet that keeps its tags.
 #[inline(always)]
 pub fn process_tagged<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Frame, Verdict> {
-    tag::untag(packet, tables).map_err(|early| finish(Packed::new(Err(early)), tables))
+    tag::untag(packet, tables).map_err(|early| count(Packed::new(Err(early)), tables))
 }
 
 /// [`tag::retag`], with its drops counted. The packet's interface must be the
 /// one at the wire.
 #[inline(always)]
 pub fn process_retag<P: Packet, T: Tables>(packet: &mut P, frame: &Frame, tables: &T) -> Verdict {
-    finish(Packed::new(tag::retag(packet, frame, tables)), tables)
+    count(Packed::new(tag::retag(packet, frame, tables)), tables)
 }
 
 /// Answers a ping of a VIP, or has a backend answer it.
@@ -282,12 +283,35 @@ where
     P: Packet,
     T: Tables + FamilyTables<F>,
 {
-    finish(Packed::new(echo::process(packet, tables)), tables)
+    let end = Packed::new(echo::process(packet, tables));
+    finish(packet, end, tables)
+}
+
+/// Counts a drop. Whom the frame was sent to is asked before it is sent on; it
+/// may be dropped before that, but not if it is another host's: it passes.
+#[inline(always)]
+fn finish<P: Packet, T: Tables>(packet: &mut P, end: Packed, tables: &T) -> Verdict {
+    let Err(Verdict::Drop(reason)) = end.unpack() else {
+        return count(end, tables);
+    };
+    let end = packet.aside(|packet| drop_if_ours(packet, reason, tables));
+    count(end, tables)
+}
+
+/// With a place of its own on the stack.
+#[inline(never)]
+fn drop_if_ours<P: Packet, T: Tables>(packet: &P, reason: DropReason, tables: &T) -> Packed {
+    // As in [`nat::parse`].
+    Packed::new(Err(if is_sent_to_us(black_box(packet), tables) {
+        Verdict::Drop(reason)
+    } else {
+        Verdict::Pass
+    }))
 }
 
 /// Counts a drop that was an early end; the others have been counted.
 #[inline(always)]
-fn finish<T: Tables>(end: Packed, tables: &T) -> Verdict {
+fn count<T: Tables>(end: Packed, tables: &T) -> Verdict {
     match end.unpack() {
         Err(Verdict::Drop(reason)) => {
             tables.count_drop(reason);

@@ -6,7 +6,7 @@ use lb_common::counters::DropReason;
 use lb_common::service::LocalMacKey;
 
 use crate::family::Family;
-use crate::headers::ETHERNET_LENGTH;
+use crate::headers::{ETHERNET_LENGTH, EthernetHeader};
 use crate::packet::Packet;
 use crate::parse::{Envelope, without_ports};
 use crate::tables::Tables;
@@ -175,4 +175,16 @@ pub fn is_for_us<T: Tables>(
         return true;
     }
     tables.is_local_mac(&LocalMacKey::new(interface, destination))
+}
+
+/// The same where no backend is at hand, nor anything else known of the packet.
+#[inline(always)]
+pub fn is_sent_to_us<P: Packet, T: Tables>(packet: &P, tables: &T) -> bool {
+    let Some(ethernet) = packet.read::<EthernetHeader>(0) else {
+        return false;
+    };
+    tables.is_local_mac(&LocalMacKey::new(
+        packet.interface(),
+        ethernet.destination(),
+    ))
 }

@@ -2,12 +2,10 @@
 //! no service has.
 
 use lb_common::counters::DropReason;
-use lb_common::service::LocalMacKey;
 use lb_common::vip::{other_protocols, ping};
 
 use crate::ECHO;
 use crate::family::Family;
-use crate::headers::EthernetHeader;
 use crate::packet::Packet;
 use crate::tables::Tables;
 use crate::verdict::{Packed, Verdict, drop};
@@ -26,20 +24,8 @@ pub fn ask<F: Family, P: Packet, T: Tables>(packet: &P, tables: &T) -> Packed {
     if is_icmp && vip.ping != ping::HOST && F::echo_request(packet).is_ok() {
         return ECHO;
     }
-    if !is_icmp && vip.other_protocols == other_protocols::DROP && is_to_us(packet, tables) {
+    if !is_icmp && vip.other_protocols == other_protocols::DROP {
         return Packed::new(drop(DropReason::OtherProtocol));
     }
     PASS
-}
-
-/// Whether the frame was sent to the director: XDP also sees others'.
-#[inline(always)]
-fn is_to_us<P: Packet, T: Tables>(packet: &P, tables: &T) -> bool {
-    let Some(ethernet) = packet.read::<EthernetHeader>(0) else {
-        return false;
-    };
-    tables.is_local_mac(&LocalMacKey::new(
-        packet.interface(),
-        ethernet.destination(),
-    ))
 }

@@ -11,7 +11,8 @@ use super::tun;
 use super::vlan;
 use super::world::{Vip, World};
 
-fn frames() -> Vec<Vec<u8>> {
+/// The packets of all suites.
+pub fn frames() -> Vec<Vec<u8>> {
     let cases = [
         golden::common(4),
         golden::v4(),

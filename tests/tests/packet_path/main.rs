@@ -3,6 +3,7 @@
 
 mod differential;
 mod echo;
+mod flooded;
 mod fragments;
 mod golden;
 mod hostile;

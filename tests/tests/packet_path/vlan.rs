@@ -59,6 +59,11 @@ pub fn frames() -> Vec<Vec<u8>> {
     frames
 }
 
+/// A frame as it comes by a VLAN of one tag.
+pub fn in_one_vlan(frame: &[u8]) -> Vec<u8> {
+    with_tags(frame, &tags(ONE_TAG))
+}
+
 fn each(name: &str, test: impl Fn(&World, u8) + Send + Sync) {
     World::with(name, |world| {
         [4, 6].into_iter().for_each(|v| test(world, v))
