@@ -11,7 +11,7 @@ use super::tun;
 use super::vlan;
 use super::world::{Vip, World};
 
-/// The packets of all suites.
+/// Golden packets and those of the suites beside them, in every mode.
 pub fn frames() -> Vec<Vec<u8>> {
     let cases = [
         golden::common(4),

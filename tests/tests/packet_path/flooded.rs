@@ -51,4 +51,6 @@ fn passes(world: &World, mut frame: Vec<u8>) {
     assert_eq!(outcome.bytes, frame);
     assert!(outcome.counted.is_empty(), "{outcome:?}, {frame:02x?}");
     assert!(outcome.dropped.is_empty(), "{outcome:?}, {frame:02x?}");
+    assert!(outcome.recorded.is_empty(), "{outcome:?}, {frame:02x?}");
+    assert!(outcome.translated.is_empty(), "{outcome:?}, {frame:02x?}");
 }
