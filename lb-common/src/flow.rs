@@ -25,6 +25,12 @@ impl FlowKeyV4 {
         }
     }
 
+    /// All of it.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        [self.addresses, self.rest]
+    }
+
     /// What [`Self::from_packet`] has put together.
     pub const fn parts(&self) -> (u32, u32, u32, u8) {
         let (client, vip) = (self.addresses as u32, (self.addresses >> 32) as u32);
@@ -62,6 +68,13 @@ impl FlowKeyV6 {
         }
     }
 
+    /// All of it.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 5] {
+        let [[a, b], [c, d]] = [self.client.words, self.vip.words];
+        [a, b, c, d, self.rest]
+    }
+
     /// What [`Self::from_packet`] has put together.
     pub const fn parts(&self) -> (Address, Address, u32, u8) {
         (
@@ -87,18 +100,32 @@ pub struct FlowValue {
     pub backend: u32,
     /// Generation of that entry when the flow was recorded.
     pub generation: u32,
-    /// Monotonic time of the last packet, see [`seconds`].
+    /// Time of the last packet, see [`seconds`].
     pub last_seen: u32,
     /// The flow's hash, so that user space can tell which slot it is in.
     pub hash: u32,
 }
 abi!(FlowValue, size = 16, align = 4);
 
-/// Seconds of the flow table's clock: CLOCK_MONOTONIC nanoseconds shifted
-/// rather than divided, so one of these "seconds" lasts 1.07 s.
+impl FlowValue {
+    /// Of a flow between a client and a NAT backend, past every VIP.
+    #[inline(always)]
+    pub const fn direct(now: u32) -> Self {
+        Self {
+            backend: 0,
+            generation: 0,
+            last_seen: now,
+            hash: 0,
+        }
+    }
+}
+
+/// Seconds of the packet path's clock, which counts ticks of the kernel:
+/// nanoseconds shifted rather than divided, so one of these "seconds" lasts
+/// 1.07 s.
 #[inline(always)]
-pub const fn seconds(monotonic_ns: u64) -> u32 {
-    (monotonic_ns >> 30) as u32
+pub const fn seconds(nanoseconds: u64) -> u32 {
+    (nanoseconds >> 30) as u32
 }
 
 /// Whether a flow last seen at `last_seen` has been idle for longer than
@@ -130,20 +157,20 @@ pub const fn hash_v4(key: u64, client: u32, vip: u32, ports: u32) -> u32 {
     hash(key, (client as u64) | (vip as u64) << 32, ports)
 }
 
-/// Hash of an IPv6 flow. Arguments as they stand in the packet.
+/// Hash of an IPv6 flow. Arguments as they stand in the packet. Not of the VIP:
+/// each has a ring of its own, so slots of different VIPs may well be chosen
+/// alike, and what only the client decides is read once.
 #[inline(always)]
-pub const fn hash_v6(key: u64, client: &Address, vip: &Address, ports: u32) -> u32 {
+pub const fn hash_v6(key: u64, client: &Address, ports: u32) -> u32 {
     // Two products that do not wait for each other; the rounds of `hash` mix.
     let high = (client.words[0] ^ key).wrapping_mul(MULTIPLIERS[2]);
     let low = (client.words[1] ^ key.rotate_left(17)).wrapping_mul(MULTIPLIERS[1]);
-    // The VIP is not the client's to choose: it need not be multiplied.
-    let vip = vip.words[0] ^ vip.words[1].rotate_left(32);
-    let h = high ^ low.rotate_left(29) ^ vip;
-    hash(key, h, ports)
+    hash(key, high ^ low.rotate_left(29), ports)
 }
 
-/// Odd constants: the golden ratio's fraction, then MurmurHash3's finaliser's two.
-const MULTIPLIERS: [u64; 3] = [
+/// Odd constants that spread what they are multiplied with: the golden ratio's
+/// fraction, then MurmurHash3's finaliser's two.
+pub const MULTIPLIERS: [u64; 3] = [
     0x9E37_79B9_7F4A_7C15,
     0xFF51_AFD7_ED55_8CCD,
     0xC4CE_B9FE_1A85_EC53,
@@ -165,9 +192,9 @@ mod tests {
         };
         let hashes = [
             hash_v4(key, client, vip, 0x5000_409c),
-            hash_v6(key, &address(7), &address(10), 0x5000_409c),
+            hash_v6(key, &address(7), 0x5000_409c),
         ];
-        assert_eq!(hashes, [2_010_184_003, 1_274_503_334]);
+        assert_eq!(hashes, [2_010_184_003, 2_870_779_995]);
     }
 
     /// Sequential clients and ports, the least random traffic there is, must
@@ -197,17 +224,14 @@ mod tests {
     #[test]
     fn every_part_of_an_ipv6_flow_counts() {
         let client = Address { words: [1, 2] };
-        let vip = Address { words: [5, 6] };
-        let base = hash_v6(9, &client, &vip, 10);
+        let base = hash_v6(9, &client, 10);
         for i in 0..2 {
-            let (mut c, mut v) = (client, vip);
-            c.words[i] ^= 1;
-            v.words[i] ^= 1;
-            assert_ne!(hash_v6(9, &c, &vip, 10), base);
-            assert_ne!(hash_v6(9, &client, &v, 10), base);
+            let mut other = client;
+            other.words[i] ^= 1;
+            assert_ne!(hash_v6(9, &other, 10), base);
         }
-        assert_ne!(hash_v6(8, &client, &vip, 10), base);
-        assert_ne!(hash_v6(9, &client, &vip, 11), base);
+        assert_ne!(hash_v6(8, &client, 10), base);
+        assert_ne!(hash_v6(9, &client, 11), base);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod nat;
 pub mod program;
 pub mod ring;
 pub mod service;
+pub mod service_table;
 pub mod settings;
 pub mod tunnel;
 pub mod vip;
@@ -51,7 +52,7 @@ pub use mac::Mac;
 /// Raise it when the layout or the meaning of a map changes. It names the
 /// directory in which maps are pinned and stands in [`settings::Settings`]; a
 /// control plane reuses pinned maps only if both agree with its own.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// IP protocol numbers (IANA) that a service can have.
 pub mod protocol {

@@ -1,10 +1,10 @@
-//! Keys and values of the service maps.
+//! Keys and values of the service tables.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{Address, Mac, abi};
 
-/// Key of the IPv4 service map: 8 bytes, so that its hash is one round.
+/// Key of an IPv4 service: one word, so that it is compared as one.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceKeyV4 {
@@ -27,6 +27,12 @@ impl ServiceKeyV4 {
         }
     }
 
+    /// All of it.
+    #[inline(always)]
+    pub const fn word(&self) -> u64 {
+        self.word
+    }
+
     /// VIP, network byte order.
     pub const fn vip(&self) -> u32 {
         self.word as u32
@@ -43,7 +49,7 @@ impl ServiceKeyV4 {
     }
 }
 
-/// Key of the IPv6 service map.
+/// Key of an IPv6 service.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceKeyV6 {
@@ -68,7 +74,14 @@ impl ServiceKeyV6 {
         }
     }
 
+    /// All of it but the VIP.
+    #[inline(always)]
+    pub const fn rest(&self) -> u64 {
+        self.rest
+    }
+
     /// The VIP.
+    #[inline(always)]
     pub const fn vip(&self) -> Address {
         self.vip
     }

@@ -301,7 +301,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn hash(key: u64, info: &PacketInfo<Self>) -> u32 {
-        flow::hash_v6(key, &info.client, &info.vip, info.ports())
+        flow::hash_v6(key, &info.client, info.ports())
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! Stage 5: the decision for a slot that is not settled. Pure.
 
+use core::num::NonZeroU32;
+
 use lb_common::ring::Slot;
 
 /// What to do with a packet whose slot is moving or pinned.
@@ -28,25 +30,30 @@ pub struct Remembered {
 /// A packet that is no SYN and not recorded belongs to a flow from before the
 /// change, or is of UDP and might: so it goes where it would have gone then.
 #[inline(always)]
-pub fn decide(slot: Slot, syn: bool, recorded: Option<u32>, old: Option<u32>) -> Remembered {
+pub fn decide(
+    slot: Slot,
+    syn: bool,
+    recorded: Option<NonZeroU32>,
+    old: Option<NonZeroU32>,
+) -> Remembered {
     if syn {
         return Remembered {
             backend: slot.backend(),
             record: match recorded {
-                Some(backend) => backend != slot.backend(),
+                Some(backend) => backend.get() != slot.backend(),
                 None => slot.is_moving(),
             },
         };
     }
     if let Some(backend) = recorded {
         return Remembered {
-            backend,
+            backend: backend.get(),
             record: false,
         };
     }
     Remembered {
         backend: match old {
-            Some(old) => old,
+            Some(old) => old.get(),
             None => slot.backend(),
         },
         record: slot.is_moving(),
@@ -61,6 +68,10 @@ mod tests {
     const OLD: u32 = 2;
     const RECORDED: u32 = 3;
 
+    fn some(backend: u32) -> Option<NonZeroU32> {
+        NonZeroU32::new(backend)
+    }
+
     fn to(backend: u32, record: bool) -> Remembered {
         Remembered { backend, record }
     }
@@ -68,14 +79,14 @@ mod tests {
     #[test]
     fn moving() {
         let slot = Slot::moving(NEW);
-        assert_eq!(decide(slot, true, None, Some(OLD)), to(NEW, true));
-        assert_eq!(decide(slot, true, Some(RECORDED), Some(OLD)), to(NEW, true));
-        assert_eq!(decide(slot, true, Some(NEW), Some(OLD)), to(NEW, false));
+        assert_eq!(decide(slot, true, None, some(OLD)), to(NEW, true));
+        assert_eq!(decide(slot, true, some(RECORDED), some(OLD)), to(NEW, true));
+        assert_eq!(decide(slot, true, some(NEW), some(OLD)), to(NEW, false));
         assert_eq!(
-            decide(slot, false, Some(RECORDED), Some(OLD)),
+            decide(slot, false, some(RECORDED), some(OLD)),
             to(RECORDED, false)
         );
-        assert_eq!(decide(slot, false, None, Some(OLD)), to(OLD, true));
+        assert_eq!(decide(slot, false, None, some(OLD)), to(OLD, true));
         assert_eq!(decide(slot, false, None, None), to(NEW, true));
     }
 
@@ -83,10 +94,10 @@ mod tests {
     fn pinned() {
         let slot = Slot::pinned(NEW);
         assert_eq!(decide(slot, true, None, None), to(NEW, false));
-        assert_eq!(decide(slot, true, Some(RECORDED), None), to(NEW, true));
-        assert_eq!(decide(slot, true, Some(NEW), None), to(NEW, false));
+        assert_eq!(decide(slot, true, some(RECORDED), None), to(NEW, true));
+        assert_eq!(decide(slot, true, some(NEW), None), to(NEW, false));
         assert_eq!(
-            decide(slot, false, Some(RECORDED), None),
+            decide(slot, false, some(RECORDED), None),
             to(RECORDED, false)
         );
         assert_eq!(decide(slot, false, None, None), to(NEW, false));

@@ -256,25 +256,38 @@ macro_rules! family_tables {
                 self.$field.services.get(key)
             }
 
-            fn flow(
+            fn flow<const NOTED: bool>(
                 &self,
                 key: &<$family as Family>::FlowKey,
                 now: u32,
-                valid: impl FnOnce(&FlowValue) -> bool,
-            ) -> Option<u32> {
+                valid: impl Fn(&FlowValue) -> bool,
+            ) -> u32 {
                 let mut flows = self.$field.flows.borrow_mut();
-                let value = flows.get_mut(key)?;
-                valid(value).then(|| {
-                    value.last_seen = now;
-                    value.backend
-                })
+                match flows.get_mut(key) {
+                    Some(value) if valid(value) => {
+                        value.last_seen = now;
+                        value.backend
+                    }
+                    _ => 0,
+                }
             }
 
             fn record(&self, key: &<$family as Family>::FlowKey, value: &FlowValue) {
                 self.$field.flows.borrow_mut().insert(*key, *value);
             }
 
-            fn forget(&self, key: &<$family as Family>::FlowKey) {
+            fn see_direct(&self, key: &<$family as Family>::FlowKey, now: u32) -> bool {
+                let mut flows = self.$field.flows.borrow_mut();
+                let flow = flows.get_mut(key);
+                flow.map(|flow| flow.last_seen = now).is_some()
+            }
+
+            fn record_direct(&self, key: &<$family as Family>::FlowKey, now: u32) {
+                let mut flows = self.$field.flows.borrow_mut();
+                flows.insert(*key, FlowValue::direct(now));
+            }
+
+            fn forget_direct(&self, key: &<$family as Family>::FlowKey) {
                 self.$field.flows.borrow_mut().remove(key);
             }
 

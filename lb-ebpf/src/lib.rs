@@ -55,6 +55,7 @@ pub mod packet;
 pub mod packet_info;
 pub mod parse;
 pub mod plain;
+pub mod recent;
 pub mod schedule;
 pub mod service;
 pub mod tables;

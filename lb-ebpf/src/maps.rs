@@ -4,16 +4,18 @@
 //! the program; those given here are for the smallest one. Hash maps whose
 //! size is a limit, not an expectation, take memory as they are filled.
 
+use core::array::from_fn;
+use core::hint::black_box;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue};
 use aya_ebpf::programs::XdpContext;
 use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DROP_REASONS, DropReason, IcmpBudget};
-use lb_common::flow::{self, FlowKeyV4, FlowKeyV6, FlowValue};
+use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::fragment::{FragmentTrace, MAX_TRACES};
 use lb_common::limits::{
     DEFAULT_FLOW_TABLE_SIZE, DEFAULT_MAX_BACKENDS, DEFAULT_NAT_TABLE_SIZE, MAX_INTERFACES,
@@ -25,28 +27,39 @@ use lb_common::nat::{
 use lb_common::program;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot};
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use lb_common::service_table::{
+    BUCKETS_PER_BLOCK, INDEX_BLOCKS, InTable, IndexBlock, MAX_CHAIN, SERVICE_ENTRIES, ServiceEntry,
+    ServiceEntryV4, ServiceEntryV6,
+};
 use lb_common::settings::Settings;
 use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 use lb_ebpf::family::{Family, V4, V6};
+use lb_ebpf::recent::{self, Note, Noted, PLACES};
 use lb_ebpf::tables::{FamilyTables, Insertion, Route, RouteQuery, Scratch, Tables};
 use lb_ebpf::tag::Frame;
 
-use crate::fib;
+use crate::{clock, fib};
 
 /// [`Settings`], one value.
 #[map]
 static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
-/// IPv4 services.
+/// IPv4 services. Mappable for the same reason as [`BACKENDS`].
 #[map]
-static SERVICES_V4: HashMap<ServiceKeyV4, ServiceValue> =
-    HashMap::pinned(MAX_SERVICES, BPF_F_NO_PREALLOC);
+static SERVICES_V4: Array<ServiceEntryV4> = Array::pinned(SERVICE_ENTRIES, BPF_F_MMAPABLE);
 
-/// IPv6 services.
+/// IPv6 services; likewise.
 #[map]
-static SERVICES_V6: HashMap<ServiceKeyV6, ServiceValue> =
-    HashMap::pinned(MAX_SERVICES, BPF_F_NO_PREALLOC);
+static SERVICES_V6: Array<ServiceEntryV6> = Array::pinned(SERVICE_ENTRIES, BPF_F_MMAPABLE);
+
+/// Where IPv4 services are.
+#[map]
+static SERVICE_INDEX_V4: Array<IndexBlock> = Array::pinned(INDEX_BLOCKS, 0);
+
+/// Where IPv6 services are.
+#[map]
+static SERVICE_INDEX_V6: Array<IndexBlock> = Array::pinned(INDEX_BLOCKS, 0);
 
 /// VIPs of all services.
 #[map]
@@ -86,6 +99,14 @@ static FLOWS_V4: LruHashMap<FlowKeyV4, FlowValue> = LruHashMap::pinned(DEFAULT_F
 /// The IPv6 flow table.
 #[map]
 static FLOWS_V6: LruHashMap<FlowKeyV6, FlowValue> = LruHashMap::pinned(DEFAULT_FLOW_TABLE_SIZE, 0);
+
+/// What [`FLOWS_V4`] has just said. Pinned, as [`FRAME`] is.
+#[map]
+static RECENT_V4: Array<Note<2>> = Array::pinned(PLACES, 0);
+
+/// What [`FLOWS_V6`] has just said.
+#[map]
+static RECENT_V6: Array<Note<5>> = Array::pinned(PLACES, 0);
 
 /// See [`FamilyTables::with_scratch`].
 #[map]
@@ -235,9 +256,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn now(&self) -> u32 {
-        // The coarse clock is read from memory, and a tick is fine enough.
-        // SAFETY: the helper has no preconditions.
-        flow::seconds(unsafe { bpf_ktime_get_coarse_ns() })
+        clock::now()
     }
 
     #[inline(always)]
@@ -337,38 +356,76 @@ impl Tables for Maps<'_> {
 
 macro_rules! family_tables {
     (
-        $family:ident, $services:ident, $flows:ident, $scratch:ident, $fragments:ident, $nat_backends:ident, $nat_forward:ident,
+        $family:ident, $services:ident, $service_index:ident, $recent:ident, $flows:ident, $scratch:ident, $fragments:ident, $nat_backends:ident, $nat_forward:ident,
         $nat_reverse:ident, $ports:ident, $route:path
     ) => {
         impl FamilyTables<$family> for Maps<'_> {
             #[inline(always)]
             fn service(&self, key: &<$family as Family>::ServiceKey) -> Option<&ServiceValue> {
-                // SAFETY: a map value stays readable until the program ends.
-                // Should it be given to another service meanwhile, the stages
-                // notice that the backend is not of the service that they
-                // began with.
-                unsafe { $services.get(key) }
+                find_service(&$service_index, &$services, key)
             }
 
             #[inline(always)]
-            fn flow(
+            fn flow<const NOTED: bool>(
                 &self,
                 key: &<$family as Family>::FlowKey,
                 now: u32,
-                valid: impl FnOnce(&FlowValue) -> bool,
-            ) -> Option<u32> {
-                see($flows.get_ptr_mut(key)?, now, valid)
+                valid: impl Fn(&FlowValue) -> bool,
+            ) -> u32 {
+                if NOTED {
+                    let noted = look(&$recent, &key.words());
+                    let value = FlowValue {
+                        backend: noted.backend,
+                        generation: noted.generation,
+                        last_seen: now,
+                        hash: 0,
+                    };
+                    if noted.backend != 0 && valid(&value) {
+                        return noted.backend;
+                    }
+                }
+                let Some(place) = $flows.get_ptr_mut(key) else {
+                    return 0;
+                };
+                // SAFETY: a map value stays readable until the program ends.
+                let value = unsafe { *place };
+                if !valid(&value) {
+                    return 0;
+                }
+                see(place, now);
+                if NOTED {
+                    note(&$recent, &key.words(), &value);
+                }
+                value.backend
             }
 
             // Insertion fails only if the LRU list has nothing left to evict.
             // Then the flow goes unrecorded, and its slot decides.
             #[inline(always)]
             fn record(&self, key: &<$family as Family>::FlowKey, value: &FlowValue) {
-                let _ = $flows.insert(key, value, u64::from(BPF_ANY));
+                if $flows.insert(key, value, u64::from(BPF_ANY)).is_ok() {
+                    note(&$recent, &key.words(), value);
+                }
             }
 
             #[inline(always)]
-            fn forget(&self, key: &<$family as Family>::FlowKey) {
+            fn see_direct(&self, key: &<$family as Family>::FlowKey, now: u32) -> bool {
+                match $flows.get_ptr_mut(key) {
+                    Some(place) => {
+                        see(place, now);
+                        true
+                    }
+                    None => false,
+                }
+            }
+
+            #[inline(always)]
+            fn record_direct(&self, key: &<$family as Family>::FlowKey, now: u32) {
+                let _ = $flows.insert(key, &FlowValue::direct(now), u64::from(BPF_ANY));
+            }
+
+            #[inline(always)]
+            fn forget_direct(&self, key: &<$family as Family>::FlowKey) {
                 // That there is none is what is wanted.
                 let _ = $flows.remove(key);
             }
@@ -476,6 +533,8 @@ macro_rules! family_tables {
 family_tables!(
     V4,
     SERVICES_V4,
+    SERVICE_INDEX_V4,
+    RECENT_V4,
     FLOWS_V4,
     SCRATCH_V4,
     FRAGMENTS_V4,
@@ -488,6 +547,8 @@ family_tables!(
 family_tables!(
     V6,
     SERVICES_V6,
+    SERVICE_INDEX_V6,
+    RECENT_V6,
     FLOWS_V6,
     SCRATCH_V6,
     FRAGMENTS_V6,
@@ -497,6 +558,32 @@ family_tables!(
     POOL_PORTS_V6,
     fib::route_v6
 );
+
+/// The service with this key, in the tables of its IP version. Its entry may be
+/// given to another service while this packet is under way: then the stages
+/// notice that the backend is not of the service that they began with.
+#[inline(always)]
+fn find_service<K: InTable, const PADDING: usize>(
+    index: &'static Array<IndexBlock>,
+    entries: &'static Array<ServiceEntry<K, PADDING>>,
+    key: &K,
+) -> Option<&'static ServiceValue> {
+    let bucket = key.bucket();
+    let first = &index.get(bucket.block)?.first;
+    let mut number = first[(bucket.place % BUCKETS_PER_BLOCK) as usize];
+    let mut left = u64::from(MAX_CHAIN);
+    while number != 0 && left != 0 {
+        let entry = entries.get(number)?;
+        if entry.key == *key {
+            return Some(&entry.value);
+        }
+        number = entry.next;
+        // Compilers would write the loop out. They do not see through this; the
+        // verifier does, of a whole word.
+        left = black_box(left - 1);
+    }
+    None
+}
 
 #[inline(always)]
 fn insertion(result: Result<(), i32>) -> Insertion {
@@ -509,18 +596,52 @@ fn insertion(result: Result<(), i32>) -> Insertion {
 }
 
 #[inline(always)]
-fn see(value: *mut FlowValue, now: u32, valid: impl FnOnce(&FlowValue) -> bool) -> Option<u32> {
-    // SAFETY: a map value stays readable until the program ends. Other CPUs
-    // write `last_seen` too, whole and never earlier than a second ago.
+fn see(place: *mut FlowValue, now: u32) {
+    // SAFETY: a map value stays writable until the program ends. Other CPUs
+    // write this word too, whole and never earlier than a second ago.
+    let last_seen = unsafe { &mut (*place).last_seen };
+    // Once a second, so that the cache line is not fought over.
+    if *last_seen != now {
+        *last_seen = now;
+    }
+}
+
+#[inline(always)]
+fn look<const WORDS: usize>(notes: &'static Array<Note<WORDS>>, key: &[u64; WORDS]) -> Noted {
+    let Some(place) = notes.get_ptr(recent::place(key)) else {
+        return Noted::NOTHING;
+    };
+    // SAFETY: a map value stays readable until the program ends. What others
+    // write meanwhile a note can tell. Volatile, so that each word is read once.
+    let note = unsafe {
+        Note {
+            value: (&raw const (*place).value).read_volatile(),
+            mixed: from_fn(|i| (&raw const (*place).mixed[i]).read_volatile()),
+        }
+    };
+    note.look(key, recent::moment(clock::tick()))
+}
+
+#[inline(always)]
+fn note<const WORDS: usize>(
+    notes: &'static Array<Note<WORDS>>,
+    key: &[u64; WORDS],
+    value: &FlowValue,
+) {
+    let Some(place) = notes.get_ptr_mut(recent::place(key)) else {
+        return;
+    };
+    let noted = Noted {
+        backend: value.backend,
+        generation: value.generation,
+    };
+    let note = Note::new(key, recent::moment(clock::tick()), noted);
+    // SAFETY: a map value stays writable until the program ends. Word by word: as
+    // a whole it would be put together on the stack.
     unsafe {
-        let copy = *value;
-        if !valid(&copy) {
-            return None;
+        (&raw mut (*place).value).write_volatile(note.value);
+        for (i, word) in note.mixed.into_iter().enumerate() {
+            (&raw mut (*place).mixed[i]).write_volatile(word);
         }
-        // Once a second, so that the cache line is not fought over.
-        if copy.last_seen != now {
-            (*value).last_seen = now;
-        }
-        Some(copy.backend)
     }
 }

@@ -1,5 +1,7 @@
 //! Stage 4: slot, then backend.
 
+use core::num::NonZeroU32;
+
 use lb_common::backend::{Backend, state};
 use lb_common::counters::DropReason;
 use lb_common::flow::{FlowValue, is_idle};
@@ -46,8 +48,9 @@ pub fn schedule_plain<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         (slot.backend(), info.syn)
     } else {
         let protocol = info.protocol;
-        let found = packet
-            .aside(|packet| remembered_plain::<F, P, T>(packet, protocol, service, slot, tables));
+        let found = packet.aside(|packet| {
+            remembered_plain::<F, P, T>(packet, protocol, service, slot, hash, tables)
+        });
         let end = Packed::from_word(found);
         if end.is_early() {
             end.unpack()?;
@@ -79,7 +82,7 @@ pub fn schedule<'a, F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     let (id, new_flow) = if slot.is_settled() {
         (slot.backend(), info.syn)
     } else {
-        remembered(packet, info, service, tables, slot, hash)?
+        remembered::<false, F, P, T>(packet, info, service, tables, slot, hash)?
     };
     Ok(Chosen {
         id,
@@ -155,13 +158,13 @@ fn remembered_plain<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     protocol: u8,
     service: &ServiceValue,
     slot: Slot,
+    hash: u32,
     tables: &T,
 ) -> u64 {
     let Some(info) = F::plain(packet, protocol) else {
         return Packed::new(Err(Verdict::Pass)).to_word();
     };
-    let hash = F::hash(service.hash_key, &info);
-    match remembered(packet, &info, service, tables, slot, hash) {
+    match remembered::<true, F, P, T>(packet, &info, service, tables, slot, hash) {
         Ok((id, new_flow)) => u64::from(id) | if new_flow { NEW_FLOW } else { 0 },
         Err(early) => Packed::new(Err(early)).to_word(),
     }
@@ -171,46 +174,53 @@ fn remembered_plain<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
 const NEW_FLOW: u64 = 1 << 32;
 
 /// A slot for which the flow table has a say. Returns the backend and whether
-/// the packet begins a flow.
+/// the packet begins a flow. `NOTED` as in [`FamilyTables::flow`].
 #[inline(always)]
-fn remembered<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
+fn remembered<const NOTED: bool, F, P, T>(
     packet: &P,
     info: &PacketInfo<F>,
     service: &ServiceValue,
     tables: &T,
     slot: Slot,
     hash: u32,
-) -> Result<(u32, bool), Verdict> {
-    // Before anything is recorded: another director's packet is no flow of ours.
-    let Some(new) = tables.backend(slot.backend()) else {
-        return drop(DropReason::RingCorrupt);
-    };
-    if !info.is_for_us(packet.interface(), new, tables) {
-        return Err(Verdict::Pass);
-    }
+) -> Result<(u32, bool), Verdict>
+where
+    F: Family,
+    P: Packet,
+    T: Tables + FamilyTables<F>,
+{
     let now = tables.now();
-    let recorded = tables.flow(&info.flow_key(), now, |flow| {
+    let recorded = tables.flow::<NOTED>(&info.flow_key(), now, |flow| {
         !is_idle(flow.last_seen, now, service.idle_timeout)
             && is_alive(tables, service, flow.backend, Some(flow.generation))
     });
+    let recorded = NonZeroU32::new(recorded);
     let old = if slot.is_moving() && recorded.is_none() && !info.syn {
         let index = slot_index(hash, service.slots);
         let offset = service.ring_offset + blocks(service.slots);
         let old = read_slot(tables, offset, index)?.backend();
-        is_alive(tables, service, old, None).then_some(old)
+        if is_alive(tables, service, old, None) {
+            old
+        } else {
+            0
+        }
     } else {
-        None
+        0
     };
+    let old = NonZeroU32::new(old);
     let Remembered { backend, record } = decide(slot, info.syn, recorded, old);
     let is_recorded = record && !info.is_icmp && backend != 0;
     if is_recorded {
-        let generation = match tables.backend(backend) {
-            Some(entry) => entry.generation,
-            None => return drop(DropReason::RingCorrupt),
+        let Some(entry) = tables.backend(backend) else {
+            return drop(DropReason::RingCorrupt);
         };
+        // Not after it is recorded: another director's packet is no flow of ours.
+        if !info.is_for_us(packet.interface(), entry, tables) {
+            return Err(Verdict::Pass);
+        }
         let value = FlowValue {
             backend,
-            generation,
+            generation: entry.generation,
             last_seen: now,
             hash,
         };

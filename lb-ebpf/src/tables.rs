@@ -32,7 +32,7 @@ pub trait Tables {
     /// The backend entry with this index.
     fn backend(&self, id: u32) -> Option<&Backend>;
 
-    /// [`lb_common::flow::seconds`] of the monotonic clock.
+    /// [`lb_common::flow::seconds`].
     fn now(&self) -> u32;
 
     /// Whether one more ICMP error may be sent now; counts it.
@@ -70,18 +70,27 @@ pub trait FamilyTables<F: Family> {
     fn service(&self, key: &F::ServiceKey) -> Option<&ServiceValue>;
 
     /// The backend of a recorded flow for which `valid` holds; marks the flow
-    /// as seen at `now`.
-    fn flow(
+    /// as seen at `now`. 0 if there is none: the value of an `Option` compilers
+    /// read before they know that there is one, which the verifier does not let
+    /// pass. `NOTED` asks [`crate::recent`] first, for which not every program
+    /// has room on its stack.
+    fn flow<const NOTED: bool>(
         &self,
         key: &F::FlowKey,
         now: u32,
-        valid: impl FnOnce(&FlowValue) -> bool,
-    ) -> Option<u32>;
+        valid: impl Fn(&FlowValue) -> bool,
+    ) -> u32;
     /// Records a flow. Failure is not told: a flow that is not recorded goes
     /// where its slot says.
     fn record(&self, key: &F::FlowKey, value: &FlowValue);
-    /// Forgets a flow, if it is recorded.
-    fn forget(&self, key: &F::FlowKey);
+
+    /// Whether a flow past every VIP is recorded, between a client and a NAT
+    /// backend; marks it as seen at `now`.
+    fn see_direct(&self, key: &F::FlowKey, now: u32) -> bool;
+    /// Records it. Failure is not told.
+    fn record_direct(&self, key: &F::FlowKey, now: u32);
+    /// Forgets it, if it is recorded.
+    fn forget_direct(&self, key: &F::FlowKey);
 
     /// Calls `then` with a place in a map, of which it may keep nothing. What
     /// comes from there the verifier knows nothing of: so it has one way to

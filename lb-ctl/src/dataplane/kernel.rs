@@ -9,13 +9,13 @@ use aya::maps::{MapError, PerCpuValues};
 use lb_common::Address;
 use lb_common::backend::Backend;
 use lb_common::counters::{BackendCounters, DropReason};
-use lb_common::flow::{self, FlowValue};
+use lb_common::flow::FlowValue;
 use lb_common::nat::MAX_POOL_ADDRESSES;
 use lb_common::ring::{RingBlock, SLOTS_PER_BLOCK, Slot, blocks};
 use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
 use lb_common::vlan::Vlan;
-use nix::time::{ClockId, clock_gettime};
 
+use super::clock::Clock;
 use super::maps::{Flows, Maps, NatMaps, for_each};
 use super::nat::KernelNat;
 use super::{
@@ -27,6 +27,7 @@ pub struct Kernel {
     maps: Maps,
     flows: Arc<KernelFlows>,
     nat: Arc<KernelNat>,
+    clock: Arc<Clock>,
     capacity: Capacity,
     attachments: Vec<Attachment>,
 }
@@ -36,6 +37,7 @@ impl Kernel {
         maps: Maps,
         flows: Flows,
         nat: NatMaps,
+        clock: Clock,
         capacity: Capacity,
         attachments: Vec<Attachment>,
     ) -> Self {
@@ -49,6 +51,7 @@ impl Kernel {
             maps,
             flows,
             nat,
+            clock: Arc::new(clock),
             capacity,
             attachments,
         }
@@ -88,10 +91,10 @@ impl Dataplane for Kernel {
 
     fn dump(&self) -> anyhow::Result<Dump> {
         let mut values = BTreeMap::new();
-        for_each(&self.maps.services_v4, u32::MAX / 2, |key, value| {
+        self.maps.services_v4.for_each(|key, value| {
             values.insert(ServiceKey::from(key), value);
         })?;
-        for_each(&self.maps.services_v6, u32::MAX / 2, |key, value| {
+        self.maps.services_v6.for_each(|key, value| {
             values.insert(ServiceKey::from(key), value);
         })?;
         let services = values
@@ -169,23 +172,23 @@ impl Dataplane for Kernel {
             Op::PutService(key, value) => match key.vip {
                 IpAddr::V4(vip) => {
                     let key = ServiceKeyV4::new(vip, key.port, key.protocol);
-                    maps.services_v4.insert(key, value, 0)?;
+                    maps.services_v4.insert(key, *value)?;
                 }
                 IpAddr::V6(vip) => {
                     let key = ServiceKeyV6::new(vip, key.port, key.protocol);
-                    maps.services_v6.insert(key, value, 0)?;
+                    maps.services_v6.insert(key, *value)?;
                 }
             },
-            Op::RemoveService(key) => absent_is_fine(match key.vip {
+            Op::RemoveService(key) => match key.vip {
                 IpAddr::V4(vip) => {
                     let key = ServiceKeyV4::new(vip, key.port, key.protocol);
-                    maps.services_v4.remove(&key)
+                    maps.services_v4.remove(key)?;
                 }
                 IpAddr::V6(vip) => {
                     let key = ServiceKeyV6::new(vip, key.port, key.protocol);
-                    maps.services_v6.remove(&key)
+                    maps.services_v6.remove(key)?;
                 }
-            })?,
+            },
             Op::PutVip(vip, value) => {
                 maps.vips.insert(VipKey { vip: (*vip).into() }, value, 0)?;
             }
@@ -269,22 +272,17 @@ impl Dataplane for Kernel {
     }
 
     fn now(&self) -> u32 {
-        now()
+        self.clock.now()
     }
 
     fn clock(&self) -> Box<dyn Fn() -> u32 + Send> {
-        Box::new(now)
+        let clock = Arc::clone(&self.clock);
+        Box::new(move || clock.now())
     }
 
     fn attachments(&self) -> Vec<Attachment> {
         self.attachments.clone()
     }
-}
-
-fn now() -> u32 {
-    // bpf_ktime_get_ns reads the same clock.
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC always exists");
-    flow::seconds(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }
 
 struct KernelFlows {

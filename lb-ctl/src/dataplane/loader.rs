@@ -19,6 +19,7 @@ use lb_common::{ABI_VERSION, limits, program};
 use nix::sys::statfs::statfs;
 use tracing::{info, warn};
 
+use super::clock::{self, Clock};
 use super::kernel::Kernel;
 use super::{Capacity, drop_log, maps};
 
@@ -188,7 +189,10 @@ pub fn load(options: &LoadOptions) -> Result<Kernel, LoadError> {
     release_other_links(options);
     repin_program(program, &options.bpffs)?;
     remove_other_versions(&options.bpffs, &map_directory);
-    Ok(Kernel::new(maps, flows, nat, capacity, attachments))
+    load_program(&mut object, clock::PROGRAM)?;
+    let clock = Clock::new(object)
+        .map_err(|e| other("reading the packet path's clock", &format!("{e:#}")))?;
+    Ok(Kernel::new(maps, flows, nat, clock, capacity, attachments))
 }
 
 fn load_program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, LoadError> {
@@ -319,11 +323,13 @@ fn load_object(
     map_directory: &Path,
     capacity: &Capacity,
 ) -> Result<Ebpf, LoadError> {
+    let tick = clock::tick().map_err(|e| other("asking for the length of a tick", &e))?;
     let log_level: u8 = if options.log_drops { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(map_directory)
-        .override_global("AYA_LOG_LEVEL", &log_level, true);
+        .override_global("AYA_LOG_LEVEL", &log_level, true)
+        .override_global("TICK", &tick, true);
     for (map, entries) in maps::sizes(capacity) {
         loader.map_max_entries(map, entries);
     }

@@ -10,12 +10,13 @@ use lb_common::counters::BackendCounters;
 use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::RingBlock;
-use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, VipKey};
 use lb_common::settings::Settings;
 use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
 
 use super::Capacity;
+use super::services::{ServiceMaps, ServiceTable};
 
 /// Names of the maps whose size depends on the installation.
 pub mod name {
@@ -50,8 +51,8 @@ pub mod name {
 /// The maps that are read and written by the control loop.
 pub struct Maps {
     pub settings: Array<MapData, Settings>,
-    pub services_v4: HashMap<MapData, ServiceKeyV4, ServiceValue>,
-    pub services_v6: HashMap<MapData, ServiceKeyV6, ServiceValue>,
+    pub services_v4: ServiceTable<ServiceMaps<ServiceKeyV4, 5>>,
+    pub services_v6: ServiceTable<ServiceMaps<ServiceKeyV6, 1>>,
     pub vips: HashMap<MapData, VipKey, VipValue>,
     pub local_macs: HashMap<MapData, LocalMacKey, u32>,
     pub rings: Array<MapData, RingBlock>,
@@ -101,8 +102,14 @@ where
 pub fn take(object: &mut Ebpf) -> anyhow::Result<(Maps, Flows, NatMaps)> {
     let maps = Maps {
         settings: take_one(object, "SETTINGS")?,
-        services_v4: take_one(object, "SERVICES_V4")?,
-        services_v6: take_one(object, "SERVICES_V6")?,
+        services_v4: ServiceTable::new(ServiceMaps {
+            index: take_one(object, "SERVICE_INDEX_V4")?,
+            entries: take_one(object, "SERVICES_V4")?,
+        })?,
+        services_v6: ServiceTable::new(ServiceMaps {
+            index: take_one(object, "SERVICE_INDEX_V6")?,
+            entries: take_one(object, "SERVICES_V6")?,
+        })?,
         vips: take_one(object, "VIPS")?,
         local_macs: take_one(object, "LOCAL_MACS")?,
         rings: take_one(object, name::RINGS)?,

@@ -3,6 +3,7 @@
 //! [`Dataplane`] is what the control loop needs of it; [`fake::Fake`] is one
 //! in memory.
 
+mod clock;
 mod drop_log;
 pub mod fake;
 #[cfg(any(test, feature = "host"))]
@@ -12,6 +13,7 @@ mod loader;
 mod maps;
 mod nat;
 mod round;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -8,6 +8,8 @@
     reason = "the xdp attribute drops the doc comment of its function"
 )]
 
+#[path = "../clock.rs"]
+mod clock;
 #[path = "../fib.rs"]
 mod fib;
 #[path = "../kernel_packet.rs"]
@@ -124,6 +126,12 @@ pub fn retag(context: XdpContext) -> u32 {
     };
     let verdict = process_retag(&mut XdpPacket::new(&context), &frame, &Maps(&context));
     end(&context, verdict)
+}
+
+/// Tells user space the time. No packet comes here.
+#[xdp]
+pub fn now(_: XdpContext) -> u32 {
+    clock::now()
 }
 
 /// `frame` says how a packet came that the interface with this index received.

@@ -131,7 +131,7 @@ fn forget_direct<F: Family, T: Tables + FamilyTables<F>>(
         return;
     }
     let ports = u32::from(to.source_port) | u32::from(to.destination_port) << 16;
-    tables.forget(&F::flow_key(
+    tables.forget_direct(&F::flow_key(
         &to.source,
         &to.destination,
         ports,

@@ -3,7 +3,7 @@
 //! In the words of [`PacketInfo`] the backend is here the `client`, and who it
 //! answers is the `vip`: source and destination of the packet.
 
-use lb_common::flow::{FlowValue, is_idle};
+use lb_common::flow::is_idle;
 use lb_common::nat::{DIRECT_MEMORY, NatBackend, source};
 
 use super::track::flags_of;
@@ -120,7 +120,7 @@ fn is_direct<F: Family, T: Tables + FamilyTables<F>>(info: &PacketInfo<F>, table
     }
     let ports = info.ports().rotate_left(16);
     let key = F::flow_key(&info.vip, &info.client, ports, info.protocol);
-    tables.flow(&key, now, |_| true).is_some()
+    tables.see_direct(&key, now)
 }
 
 /// Remembers who speaks to a backend past the VIP: what it answers must not be
@@ -151,11 +151,7 @@ fn note_direct<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         tables.note_direct(now);
     }
     let key = info.flow_key();
-    if tables.flow(&key, now, |_| true).is_none() {
-        let value = FlowValue {
-            last_seen: now,
-            ..FlowValue::default()
-        };
-        tables.record(&key, &value);
+    if !tables.see_direct(&key, now) {
+        tables.record_direct(&key, now);
     }
 }

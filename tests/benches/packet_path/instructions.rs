@@ -17,9 +17,9 @@ use aya::programs::ProgramFd;
 use serde_json::json;
 
 use crate::cases::{Case, Extent, XDP_TX, groups};
+use crate::forwarded;
 use crate::programs::{EMPTY, Generator, MAC_SWAP, director};
 use crate::world::World;
-use crate::{clock, forwarded};
 
 /// Packets of one run: so few that hardly any run meets the clock's interrupt.
 const PACKETS: u32 = 1000;
@@ -31,7 +31,6 @@ const LOOKED_AT: u32 = 64;
 
 /// Counts all cases and prints the result as JSON.
 pub fn run(bpffs: &Path) -> anyhow::Result<()> {
-    clock::align_seconds()?;
     let mut cases = serde_json::Map::new();
     let mut harness = Vec::new();
     let mut mac_swap = 0;

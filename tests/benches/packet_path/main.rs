@@ -3,7 +3,6 @@
 
 mod accesses;
 mod cases;
-mod clock;
 mod forwarded;
 mod headers;
 mod instructions;

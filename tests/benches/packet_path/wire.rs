@@ -20,7 +20,6 @@ use nix::net::if_::if_nametoindex;
 use serde_json::{Value, json};
 
 use crate::cases::{ACK, SYN, one};
-use crate::clock;
 use crate::instructions::seen_twice;
 use crate::programs::{DROP, EMPTY, Generator, MAC_SWAP, Traffic, object, xdp};
 use crate::router::text;
@@ -72,7 +71,6 @@ const WAYS: [(&str, &str, Way); 9] = [
 
 /// Counts all ways and prints the result as JSON.
 pub fn run() -> anyhow::Result<()> {
-    clock::align_seconds()?;
     let mut counts = Vec::new();
     for (mode, name, way) in WAYS {
         eprintln!("{name} {mode}");

@@ -10,7 +10,8 @@ use lb_common::ABI_VERSION;
 use lb_common::backend::{Backend, state};
 use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::nat::{NatBackend, NatReverse, PoolPort};
-use lb_common::service::{ServiceKeyV4, ServiceKeyV6, ServiceValue, VipKey};
+use lb_common::service::{ServiceKeyV4, ServiceKeyV6, VipKey};
+use lb_common::service_table::{INDEX_BLOCKS, IndexBlock, ServiceEntryV4, ServiceEntryV6};
 use lb_common::vip::VipValue;
 use lb_common::{Address, limits};
 
@@ -44,6 +45,21 @@ fn count<K: Pod, V: Pod>(bpffs: &Path, name: &str) -> anyhow::Result<usize> {
     Ok(count)
 }
 
+fn services<E: Pod>(bpffs: &Path, version: &str, next: fn(E) -> u32) -> anyhow::Result<usize> {
+    let index: Array<MapData, IndexBlock> = open(bpffs, &format!("SERVICE_INDEX_{version}"))?;
+    let entries: Array<MapData, E> = open(bpffs, &format!("SERVICES_{version}"))?;
+    let mut count = 0;
+    for block in 0..INDEX_BLOCKS {
+        for mut number in index.get(&block, 0)?.first {
+            while number != 0 {
+                count += 1;
+                number = next(entries.get(&number, 0)?);
+            }
+        }
+    }
+    Ok(count)
+}
+
 impl Counts {
     pub fn read(bpffs: &Path) -> anyhow::Result<Self> {
         let entries: Array<MapData, Backend> = open(bpffs, "BACKENDS")?;
@@ -54,8 +70,8 @@ impl Counts {
             }
         }
         Ok(Self {
-            services: count::<ServiceKeyV4, ServiceValue>(bpffs, "SERVICES_V4")?
-                + count::<ServiceKeyV6, ServiceValue>(bpffs, "SERVICES_V6")?,
+            services: services::<ServiceEntryV4>(bpffs, "V4", |entry| entry.next)?
+                + services::<ServiceEntryV6>(bpffs, "V6", |entry| entry.next)?,
             backends,
             vips: count::<VipKey, VipValue>(bpffs, "VIPS")?,
             nat_backends: count::<ServiceKeyV4, NatBackend>(bpffs, "NAT_BACKENDS_V4")?

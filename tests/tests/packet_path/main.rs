@@ -1,6 +1,8 @@
 //! The packet path, packet by packet: the real program in the kernel, run by
 //! BPF_PROG_TEST_RUN, and the same source on the host.
 
+mod clock;
+mod crowded;
 mod differential;
 mod echo;
 mod flooded;

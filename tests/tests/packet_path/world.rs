@@ -22,11 +22,13 @@ use lb_common::flow::{FlowKeyV4, FlowKeyV6};
 use lb_common::limits;
 use lb_common::nat::{NO_PORT, NatReverse, PoolPort, RouterAddresses, Seen};
 use lb_common::protocol::{SCTP, TCP, UDP};
+use lb_common::service::ServiceValue;
 use lb_common::vip::{VipValue, other_protocols};
 use lb_common::vlan::{Tag, Vlan};
 use lb_common::{ABI_VERSION, Address};
 use lb_ctl::dataplane::{
-    self, Dataplane as _, Dump, Kernel, LoadOptions, NatFlow, Op, RecordedFlow, XdpPolicy,
+    self, Dataplane as _, Dump, Kernel, LoadOptions, NatFlow, Op, RecordedFlow, ServiceKey,
+    XdpPolicy,
 };
 use lb_ctl::plan::{Desired, DesiredService, Nat, State, plan};
 use lb_ebpf::host::{HostPacket, HostTables};
@@ -264,7 +266,13 @@ impl World {
         }
     }
 
-    fn write(&mut self, op: &Op) {
+    /// A service as it is in the kernel.
+    pub fn service(&self, key: &ServiceKey) -> ServiceValue {
+        self.kernel.dump().unwrap().services[key].0
+    }
+
+    /// Writes to the maps of both.
+    pub fn write(&mut self, op: &Op) {
         self.kernel.apply(op).unwrap();
         dataplane::host::apply(&mut self.tables, op);
     }
@@ -324,7 +332,8 @@ impl World {
         }));
     }
 
-    fn now(&self) -> u32 {
+    /// Time by the packet path's clock.
+    pub fn now(&self) -> u32 {
         self.kernel.now()
     }
 
