@@ -145,9 +145,7 @@ fn to_backend<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
         hash: F::hash(service.hash_key, info),
         new_flow: false,
     };
-    let verdict = forward::forward(packet, info, &chosen, tables)?;
-    tables.count_forwarded(id, info.ip_length, false);
-    Ok(verdict)
+    forward::forward(packet, info, &chosen, tables)
 }
 
 /// Parses an IPv4 packet that is ICMP.

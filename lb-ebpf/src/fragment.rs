@@ -114,9 +114,7 @@ fn serve<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     let chosen = schedule(packet, info, service, tables)?;
     // Before the packet is sent: what comes next may be on another CPU.
     trace(info, chosen.id, chosen.hash, None, tables);
-    let verdict = forward::forward(packet, info, &chosen, tables)?;
-    tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
-    Ok(verdict)
+    forward::forward(packet, info, &chosen, tables)
 }
 
 /// Sends another fragment after the first.

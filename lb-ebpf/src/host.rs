@@ -1,7 +1,8 @@
 //! A packet in a buffer and tables in memory, for tests and fuzzers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 
 use lb_common::Address;
@@ -42,6 +43,14 @@ impl HostPacket {
             start: Self::HEADROOM,
             interface,
         }
+    }
+
+    /// The same packet without room in front, as some drivers leave it.
+    #[must_use]
+    pub fn without_headroom(mut self) -> Self {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self
     }
 
     /// The packet as it is now.
@@ -202,6 +211,20 @@ impl Tables for HostTables {
         counters.packets += 1;
         counters.bytes += u64::from(bytes);
         counters.flows += u64::from(new_flow);
+    }
+
+    fn uncount_forwarded(&self, backend: u32, bytes: u16, new_flow: bool) {
+        let mut counters = self.counters.borrow_mut();
+        let Entry::Occupied(mut counters) = counters.entry(backend) else {
+            return;
+        };
+        let counts = counters.get_mut();
+        counts.packets -= 1;
+        counts.bytes -= u64::from(bytes);
+        counts.flows -= u64::from(new_flow);
+        if *counts == BackendCounters::default() {
+            counters.remove();
+        }
     }
 
     fn count_reply(&self, backend: u32, bytes: u16) {

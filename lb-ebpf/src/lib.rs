@@ -372,9 +372,7 @@ fn serve_plain<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     };
     info.check_lengths(packet)?;
     let chosen = schedule::schedule_plain(packet, &info, service, tables)?;
-    let end = forward::forward_plain(packet, &info, &chosen, tables)?;
-    tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
-    Ok(end)
+    forward::forward_plain(packet, &info, &chosen, tables)
 }
 
 #[inline(always)]
@@ -400,7 +398,5 @@ fn serve<F: Family, P: Packet, T: Tables + FamilyTables<F>>(
     tables: &T,
 ) -> Result<Verdict, Verdict> {
     let chosen = schedule::schedule(packet, info, service, tables)?;
-    let verdict = forward::forward(packet, info, &chosen, tables)?;
-    tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
-    Ok(verdict)
+    forward::forward(packet, info, &chosen, tables)
 }

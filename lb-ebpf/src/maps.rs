@@ -285,6 +285,20 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn uncount_forwarded(&self, backend: u32, bytes: u16, new_flow: bool) {
+        if let Some(counters) = COUNTERS.get_ptr_mut(backend) {
+            // SAFETY: as above.
+            unsafe {
+                (*counters).packets -= 1;
+                (*counters).bytes -= u64::from(bytes);
+                if new_flow {
+                    (*counters).flows -= 1;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn count_reply(&self, backend: u32, bytes: u16) {
         if let Some(counters) = COUNTERS.get_ptr_mut(backend) {
             // SAFETY: as above.

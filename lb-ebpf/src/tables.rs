@@ -39,6 +39,8 @@ pub trait Tables {
     fn may_send_icmp(&self) -> bool;
     /// Adds a packet of `bytes` to the backend's counters.
     fn count_forwarded(&self, backend: u32, bytes: u16, new_flow: bool);
+    /// Takes it back.
+    fn uncount_forwarded(&self, backend: u32, bytes: u16, new_flow: bool);
     /// Adds a reply of `bytes` to the backend's counters.
     fn count_reply(&self, backend: u32, bytes: u16);
     /// Adds one to the reason's counter.

@@ -15,7 +15,7 @@ use crate::schedule::Chosen;
 use crate::tables::Tables;
 use crate::verdict::{Packed, Verdict, drop};
 
-/// Rewrites the packet for the chosen backend.
+/// Rewrites the packet for the chosen backend, and counts it there.
 ///
 /// # Errors
 /// [`Verdict::Pass`] if the frame was addressed to another host's MAC; a drop
@@ -31,7 +31,7 @@ pub fn forward<F: Family, P: Packet, T: Tables>(
     if !info.is_for_us(packet.interface(), chosen.backend, tables) {
         return Err(Verdict::Pass);
     }
-    rewrite(packet, info, chosen, |packet, mtu| {
+    rewrite(packet, info, chosen, tables, |packet, mtu| {
         Packed::new(answer::too_big(packet, info, &info.vip, mtu, tables))
     })?
     .unpack()
@@ -56,7 +56,7 @@ pub fn forward_plain<F: Family, P: Packet, T: Tables>(
         return Err(Verdict::Pass);
     }
     let protocol = info.protocol;
-    rewrite(packet, info, chosen, |packet, mtu| {
+    rewrite(packet, info, chosen, tables, |packet, mtu| {
         packet.aside(|packet| too_big_plain::<F, P, T>(packet, protocol, mtu, tables))
     })
 }
@@ -90,10 +90,11 @@ pub fn forward_later<F: Family, P: Packet>(
 }
 
 #[inline(always)]
-fn rewrite<F: Family, P: Packet>(
+fn rewrite<F: Family, P: Packet, T: Tables>(
     packet: &mut P,
     info: &PacketInfo<F>,
     chosen: &Chosen<'_>,
+    tables: &T,
     too_big: impl FnOnce(&mut P, u16) -> Packed,
 ) -> Result<Packed, Verdict> {
     let backend = chosen.backend;
@@ -101,11 +102,18 @@ fn rewrite<F: Family, P: Packet>(
     if info.ip_length > backend.mtu {
         return Err(too_big(packet, backend.mtu).unpack()?);
     }
-    match backend.mode {
-        mode::DR => dr::rewrite(packet, backend)?,
-        mode::TUN_V4 => tun::in_ipv4(packet, info, chosen)?,
-        mode::TUN_V6 => tun::in_ipv6(packet, info, chosen)?,
-        _ => return drop(DropReason::UnsupportedMode),
+    // Before the rewrite, which needs the backend's entry: so memory is asked for
+    // both at once. What cannot be rewritten after all is taken back.
+    tables.count_forwarded(chosen.id, info.ip_length, chosen.new_flow);
+    let done = match backend.mode {
+        mode::DR => dr::rewrite(packet, backend),
+        mode::TUN_V4 => tun::in_ipv4(packet, info, chosen),
+        mode::TUN_V6 => tun::in_ipv6(packet, info, chosen),
+        _ => drop(DropReason::UnsupportedMode),
+    };
+    if let Err(end) = done {
+        tables.uncount_forwarded(chosen.id, info.ip_length, chosen.new_flow);
+        return Err(end);
     }
     Ok(leaves(packet, backend))
 }

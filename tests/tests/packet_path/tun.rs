@@ -221,6 +221,19 @@ fn check_answer(frame: &[u8], answer: &[u8], vip: IpAddr, mtu: u32) {
 }
 
 #[test]
+fn without_room_for_the_outer_header_it_is_dropped_and_not_counted_as_sent() {
+    World::with("tun-no-room", |world| {
+        for vip in [Vip::TunV4, Vip::TunV6, Vip::TunSpread] {
+            let frame = tcp(vip.address(4), 80).syn().build();
+            let outcome = world.on_host_without_headroom(&frame);
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoHeadroom));
+            assert_eq!(outcome.bytes, frame);
+            assert!(outcome.counted.is_empty(), "{outcome:?}");
+        }
+    });
+}
+
+#[test]
 fn what_cannot_be_told_is_dropped_under_its_own_reason() {
     World::with("tun-untold", |world| {
         for (vip, length) in [(Vip::TunV4, 1481), (Vip::Plain, 1501)] {

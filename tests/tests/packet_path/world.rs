@@ -438,8 +438,22 @@ impl World {
 
     /// Runs a frame through the same source on the host.
     pub fn on_host(&self, frame: &[u8]) -> Outcome {
+        self.packet_on_host(self.received(frame))
+    }
+
+    /// The same for a frame with no room in front of it, which the kernel's test
+    /// run does not offer.
+    pub fn on_host_without_headroom(&self, frame: &[u8]) -> Outcome {
+        self.packet_on_host(self.received(frame).without_headroom())
+    }
+
+    fn received(&self, frame: &[u8]) -> HostPacket {
+        HostPacket::new(frame, self.interfaces[0])
+    }
+
+    fn packet_on_host(&self, packet: HostPacket) -> Outcome {
         let before = self.host_counters();
-        let (verdict, bytes) = self.run_on_host(frame);
+        let (verdict, bytes) = self.run_on_host(packet);
         let (counted, dropped) = difference(&before, &self.host_counters());
         let (recorded, translated) = self.flows_on_host();
         Outcome {
@@ -452,9 +466,8 @@ impl World {
         }
     }
 
-    fn run_on_host(&self, frame: &[u8]) -> (Verdict, Vec<u8>) {
+    fn run_on_host(&self, mut packet: HostPacket) -> (Verdict, Vec<u8>) {
         self.tables.now.set(self.now());
-        let mut packet = HostPacket::new(frame, self.interfaces[0]);
         let verdict = lb_ebpf::process(&mut packet, &self.tables);
         (verdict, packet.bytes().to_vec())
     }

@@ -46,7 +46,7 @@ impl<'a> Batch<'a> {
         let tables = &self.world.tables;
         tables.counters.borrow_mut().clear();
         tables.drops.borrow_mut().clear();
-        let (verdict, bytes) = self.world.run_on_host(frame);
+        let (verdict, bytes) = self.world.run_on_host(self.world.received(frame));
         let Counters(counted, dropped) = self.world.host_counters();
         for (n, value) in &counted {
             add(self.counted.0.entry(*n).or_default(), value);
