@@ -9,7 +9,8 @@
 //! 3. [`service`]: which service is it for? For none: the packet passes
 //!    untouched.
 //! 4. [`schedule`]: the flow's slot in the service's ring.
-//! 5. [`flow`]: the slot's backend, or the one that the flow table remembers.
+//! 5. [`flow`]: the slot's backend, or the one that the flow table remembers, see
+//!    [`recent`].
 //! 6. [`forward`]: the rewrite that the service's mode asks for.
 //! 7. [`verdict`]: what becomes of the packet, and the counters.
 //!
