@@ -69,12 +69,18 @@ pub struct ServiceEntry<K, const PADDING: usize> {
     pub padding: [u32; PADDING],
 }
 
+/// Words that fill up the entry of an IPv4 service.
+pub const PADDING_V4: usize = 5;
+
+/// Words that fill up the entry of an IPv6 service.
+pub const PADDING_V6: usize = 1;
+
 /// An IPv4 service.
-pub type ServiceEntryV4 = ServiceEntry<ServiceKeyV4, 5>;
+pub type ServiceEntryV4 = ServiceEntry<ServiceKeyV4, PADDING_V4>;
 abi!(ServiceEntryV4, size = 64, align = 64);
 
 /// An IPv6 service.
-pub type ServiceEntryV6 = ServiceEntry<ServiceKeyV6, 1>;
+pub type ServiceEntryV6 = ServiceEntry<ServiceKeyV6, PADDING_V6>;
 abi!(ServiceEntryV6, size = 64, align = 64);
 
 impl<K, const PADDING: usize> ServiceEntry<K, PADDING> {

@@ -11,6 +11,7 @@ use lb_common::flow::{FlowKeyV4, FlowKeyV6, FlowValue};
 use lb_common::nat::{NatBackend, NatForward, NatReverse, PoolPort, RouterAddresses};
 use lb_common::ring::RingBlock;
 use lb_common::service::{LocalMacKey, ServiceKeyV4, ServiceKeyV6, VipKey};
+use lb_common::service_table::{PADDING_V4, PADDING_V6};
 use lb_common::settings::Settings;
 use lb_common::vip::VipValue;
 use lb_common::vlan::Vlan;
@@ -51,8 +52,8 @@ pub mod name {
 /// The maps that are read and written by the control loop.
 pub struct Maps {
     pub settings: Array<MapData, Settings>,
-    pub services_v4: ServiceTable<ServiceMaps<ServiceKeyV4, 5>>,
-    pub services_v6: ServiceTable<ServiceMaps<ServiceKeyV6, 1>>,
+    pub services_v4: ServiceTable<ServiceMaps<ServiceKeyV4, PADDING_V4>>,
+    pub services_v6: ServiceTable<ServiceMaps<ServiceKeyV6, PADDING_V6>>,
     pub vips: HashMap<MapData, VipKey, VipValue>,
     pub local_macs: HashMap<MapData, LocalMacKey, u32>,
     pub rings: Array<MapData, RingBlock>,

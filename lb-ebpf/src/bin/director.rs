@@ -14,6 +14,8 @@ mod clock;
 mod fib;
 #[path = "../kernel_packet.rs"]
 mod kernel_packet;
+#[path = "../kernel_tables.rs"]
+mod kernel_tables;
 #[path = "../maps.rs"]
 mod maps;
 #[path = "../program.rs"]
@@ -24,6 +26,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use kernel_packet::{ContextPacket, XdpPacket};
+use kernel_tables::Maps;
 use lb_common::program as programs;
 use lb_ebpf::family::{Family, V4, V6};
 use lb_ebpf::headers::{ETHERTYPE_IPV4, ethertype};
@@ -35,7 +38,7 @@ use lb_ebpf::{
     Next, enter, process_echo, process_first, process_later, process_nat, process_other,
     process_retag, process_tagged,
 };
-use maps::{INTERFACES, Maps, PROGRAMS, frame, set_frame};
+use maps::{INTERFACES, PROGRAMS, frame, set_frame};
 
 /// A packet that was handed over, by way of a VLAN perhaps.
 type ToldPacket<'a> = ContextPacket<'a, true>;
